@@ -1,0 +1,145 @@
+"""The whole cascade on one page (paper section 2.3, figure 1).
+
+CT -> 3 mm, halved -> Res-UNet1 -> kidneys' regions                           stage 1, locate
+   regions at native resolution -> Res-UNet2 and Res-Net -> probabilities     stage 2, segment
+   mean of the probabilities -> label map                                     stage 3, ensemble
+   -> components too small or outside any kidney go                           post-processing
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kits.engine import Engine
+from kits.locate import Region, locate
+from kits.postprocess import postprocess, smallest_component
+from kits.segment import segment
+from kits.volume import Volume
+from kits.weights import Member, load_members
+
+MODES = ("native", "paper")
+KIDNEY, TUMOUR = 1, 2
+
+Progress = Callable[[float], None]
+"""Told how much of a case is done, from 0 to 1."""
+
+
+@dataclass
+class Prediction:
+    """What the cascade found in one volume.
+
+    Args:
+        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
+        regions: where stage 1 saw kidneys.
+        warnings: what a person should know before trusting the labels.
+        seconds: time spent in each stage.
+        probabilities: percent (0-100) of kidney with tumour and of tumour, uint8 (2, z, y, x), when asked for.
+    """
+
+    labels: np.ndarray
+    regions: list[Region]
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    probabilities: np.ndarray | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage's."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Cascade:
+    """The cascade with its networks loaded, for any number of volumes.
+
+    Args:
+        locators: networks of stage 1.
+        segmenters: the ensemble's members.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter.
+
+    Example:
+        >>> from kits import Cascade, Volume
+        >>> cascade = Cascade.load("weights")                      # doctest: +SKIP
+        >>> cascade.predict(Volume.from_image(image, "scan")).labels     # doctest: +SKIP
+    """
+
+    def __init__(
+        self, locators: list[Member], segmenters: list[Member], device: str = "auto", mode: str = "native"
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+        self.engine = Engine(device)
+        self.mode = mode
+        self.locators = [self.engine.place(member.network) for member in locators]
+        self.segmenters = [self.engine.place(member.network) for member in segmenters]
+        self.locate_norm = locators[0].info.norm
+        self.segment_norm = segmenters[0].info.norm
+
+    @classmethod
+    def load(cls, weights: str | Path, device: str = "auto", mode: str = "native") -> Cascade:
+        """A cascade with the networks of a weights folder.
+
+        Raises:
+            WeightsError: the folder does not hold whole, fitting weight files for both stages.
+        """
+        return cls(*load_members(Path(weights)), device=device, mode=mode)
+
+    def predict(
+        self, volume: Volume, keep_probabilities: bool = False, progress: Progress = lambda done: None
+    ) -> Prediction:
+        """Segment kidneys and tumours.
+
+        Args:
+            volume: the CT, in HU.
+            keep_probabilities: give back the probabilities too.
+            progress: called as the work goes on.
+        """
+        shape = volume.hu.shape
+        to_the_letter = self.mode == "paper"
+        result = Prediction(np.zeros(shape, np.uint8), [], list(volume.warnings))
+        if keep_probabilities:
+            result.probabilities = np.zeros((2, *shape), np.uint8)
+
+        with result.timed("locate"):
+            result.regions = locate(volume, self.locators, self.locate_norm, self.engine, to_the_letter)
+        progress(0.3)
+
+        with result.timed("segment"):
+            bottom = min((region.first for region in result.regions), default=0)
+            top = max((region.last for region in result.regions), default=1)
+            chunks = segment(volume, result.regions, self.segmenters, self.segment_norm, self.engine, self.mode)
+            for first, chunk in chunks:
+                slices = slice(first, first + len(chunk))
+                result.labels[slices] = chunk.argmax(1).cpu().numpy()
+                if result.probabilities is not None:
+                    kidney_and_tumour = np.stack([1 - chunk[:, 0].cpu().numpy(), chunk[:, TUMOUR].cpu().numpy()])
+                    result.probabilities[:, slices] = np.rint(100 * kidney_and_tumour)
+                progress(0.3 + 0.7 * (slices.stop - bottom) / (top - bottom))
+
+        with result.timed("postprocess"):
+            smallest = smallest_component(shape, shape, volume.spacing, to_the_letter)
+            postprocess(result.labels, smallest)
+        result.warnings += remarks(result)
+        progress(1.0)
+        return result
+
+
+def remarks(result: Prediction) -> list[str]:
+    """Sentences on results that a person should look at twice."""
+    found = []
+    labelled = np.flatnonzero(result.labels.any(axis=(1, 2)))
+    if not len(labelled):
+        return ["No kidney was found: the label map is empty. Is this an abdominal CT in Hounsfield units?"]
+    if len(result.regions) == 1:
+        found.append("Only one kidney, or two that are fused, was found.")
+    if labelled[0] == 0 or labelled[-1] == len(result.labels) - 1:
+        found.append("A kidney is cut by the first or the last slice of the scan: its volume is incomplete.")
+    return found

@@ -1,0 +1,135 @@
+"""Preprocessing as one DALI graph (paper section 2.2): reslice, clip, standardise, and halve for stage 1.
+
+The same graph runs on the GPU and, where there is none, on DALI's CPU backend; the device is a parameter.
+Tensor names end in their dimensions: Z slices, Y rows, X columns.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dali_math
+
+SLICE_MM = 3.0
+"""Slice thickness that the networks see (section 2.2)."""
+HU_WINDOW = (-30.0, 300.0)
+"""Values are clipped to this range (section 2.2): below lies fat, above bone."""
+IN_PLANE_MM = (0.4, 1.1)
+"""KiTS19's in-plane spacings: within them slices keep their own; outside, they are resampled to TYPICAL_MM."""
+TYPICAL_MM = 0.78
+SLAB_SLICES = 48
+"""Slices resampled at a time: bounds the memory of the float copies, whatever the volume's length."""
+
+ROI_INPUTS = ("size", "start", "end")
+"""The graph's inputs that say which part of the slab to resample to which size, a number an axis."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What turns HU into network input: clip to ``window`` (HU), subtract ``mean``, divide by ``std`` (HU).
+
+    The mean and standard deviation are those of the clipped training voxels; they travel with the weights.
+    """
+
+    mean: float
+    std: float
+    window: tuple[float, float] = HU_WINDOW
+
+    @property
+    def air(self) -> float:
+        """The value that air has in network input: what padding is filled with."""
+        return (self.window[0] - self.mean) / self.std
+
+
+def working_shape(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], reslice: bool = True
+) -> tuple[int, int, int]:
+    """The size, (slices, rows, columns), that a volume has before the networks.
+
+    Slices come to lie ``SLICE_MM`` apart (to within half a slice over the whole volume) unless ``reslice`` is
+    False. Rows and columns stay as they are inside ``IN_PLANE_MM``, otherwise they come to ``TYPICAL_MM``.
+
+    Args:
+        shape: (slices, rows, columns) of the volume.
+        spacing: mm, (z, y, x).
+        reslice: whether the slices change too.
+
+    Example:
+        >>> working_shape((100, 512, 512), (1.5, 0.8, 0.8))
+        (50, 512, 512)
+    """
+    slices = max(1, round(shape[0] * spacing[0] / SLICE_MM)) if reslice else shape[0]
+    if all(IN_PLANE_MM[0] <= mm <= IN_PLANE_MM[1] for mm in spacing[1:]):
+        return slices, shape[1], shape[2]
+    rows, columns = (max(1, round(n * mm / TYPICAL_MM)) for n, mm in zip(shape[1:], spacing[1:], strict=True))
+    return slices, rows, columns
+
+
+@functools.lru_cache(maxsize=16)
+def _graph(axes: tuple[int, ...], norm: Normalisation, device_id: int | None) -> Any:
+    """The DALI pipeline that resamples ``axes``; DALI keeps one resampling kernel a pipeline, hence one each."""
+
+    @pipeline_def(batch_size=1, num_threads=2, device_id=device_id, prefetch_queue_depth=1)
+    def graph() -> Any:
+        ct = fn.external_source(name="ct", dtype=types.INT16, ndim=3)
+        if device_id is not None:
+            ct = ct.gpu()
+        if axes:
+            size, start, end = (fn.external_source(name=n, dtype=types.FLOAT, ndim=1) for n in ROI_INPUTS)
+            # Half-pixel centres; a step that shrinks an axis is antialiased, one that stretches it is linear.
+            ct = fn.tensor_resize(
+                ct, axes=list(axes), sizes=size, roi_start=start, roi_end=end, roi_relative=False,
+                interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT,
+            )  # fmt: skip
+        return (dali_math.clamp(fn.cast(ct, dtype=types.FLOAT), *norm.window) - norm.mean) / norm.std
+
+    pipeline = graph()
+    pipeline.build()
+    return pipeline
+
+
+def preprocess(
+    hu_ZYX: np.ndarray, shape: tuple[int, int, int], norm: Normalisation, device: torch.device
+) -> torch.Tensor:
+    """Resample a volume to ``shape``, clip it to the HU window and standardise it (paper section 2.2).
+
+    Runs over slabs of ``SLAB_SLICES`` output slices, each with the neighbours that the filter reaches, so that
+    the result is that of one pass over the whole and memory stays bounded.
+
+    Args:
+        hu_ZYX: int16 HU, (z, y, x).
+        shape: (slices, rows, columns) to resample to; both grids cover the same extent (half-pixel centres).
+        norm: clipping and standardisation.
+        device: where DALI works and the result lies.
+
+    Returns:
+        float32 (z, y, x) of size ``shape`` on ``device``.
+    """
+    axes = tuple(axis for axis in range(3) if shape[axis] != hu_ZYX.shape[axis])
+    graph = _graph(axes, norm, None if device.type == "cpu" else device.index or 0)
+    step = hu_ZYX.shape[0] / shape[0]
+    reach = int(np.ceil(max(step, 1))) + 1 if 0 in axes else 0
+    out_ZYX = torch.empty(shape, dtype=torch.float32, device=device)
+    for first in range(0, shape[0], SLAB_SLICES):
+        last = min(first + SLAB_SLICES, shape[0])
+        low = max(0, int(np.floor(first * step)) - reach)
+        high = min(hu_ZYX.shape[0], int(np.ceil(last * step)) + reach)
+        roi = (
+            (last - first, *shape[1:]),
+            (first * step - low, 0, 0),
+            (last * step - low, *hu_ZYX.shape[1:]),
+        )
+        inputs = {"ct": [np.ascontiguousarray(hu_ZYX[low:high])]}
+        if axes:
+            inputs |= {
+                name: [np.array(values, np.float32)[list(axes)]] for name, values in zip(ROI_INPUTS, roi, strict=True)
+            }
+        (slab,) = graph.run(**inputs)
+        # DALI owns the slab and reuses it at the next run: share it, copy it into place, let it go.
+        out_ZYX[first:last] = torch.from_dlpack(slab[0])
+    return out_ZYX

@@ -1,0 +1,184 @@
+"""Many cases: read ahead, keep failures apart, write results and the manifest, show progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cc3d
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from kits.cascade import KIDNEY, TUMOUR, Cascade, Prediction
+from kits.errors import KitsError
+from kits.files import Case, read_volume, write_image, write_text
+from kits.overlay import write_overlay
+from kits.volume import Volume
+
+BODY_HU = -300
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go and which there are.
+
+    Args:
+        folder: label maps, and ``probabilities/`` if asked for.
+        skip_existing: leave cases alone whose label map is there.
+        probabilities: also write percent maps of kidney with tumour and of tumour.
+        overlays: folder for pictures with contours, one a case.
+        report: JSON manifest.
+    """
+
+    folder: Path
+    skip_existing: bool = False
+    probabilities: bool = False
+    overlays: Path | None = None
+    report: Path | None = None
+
+
+@dataclass
+class CaseReport:
+    """A case's line in the manifest: ``status`` is done, skipped or failed (then ``error`` says why).
+
+    Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
+    """
+
+    name: str
+    source: str
+    output: str
+    status: str = "failed"
+    error: str = ""
+    size: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    right: dict[str, float] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs) -> list[CaseReport]:
+    """Segment every case; one that fails costs no other its result.
+
+    While a case is segmented the next is read. The manifest is rewritten after each case, so that it is true even
+    if the run is interrupted.
+
+    Args:
+        cases: from ``find_cases``.
+        cascade: with its weights loaded.
+        outputs: where to write.
+    """
+    reports: list[CaseReport] = []
+    with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
+        for case, coming in read_ahead(cases, outputs):
+            bar.set_postfix_str(case.name)
+            report = CaseReport(case.name, str(case.source), case.output_name)
+            try:
+                if coming is None:
+                    report.status = "skipped"
+                else:
+                    segment_case(case, coming, cascade, outputs, report)
+                log.info("%s: %s", case.name, summary(report))
+            except KitsError as error:
+                report.error = str(error)
+            except MemoryError:
+                report.error = f"{case.source}: memory ran out; give more memory, or split the scan."
+            except Exception as error:
+                report.error = f"{case.source}: unexpected {type(error).__name__}: {error}."
+                log.debug("%s", case.name, exc_info=True)
+            if report.error:
+                report.status = "failed"
+                log.error("%s: failed. %s", case.name, report.error)
+            reports.append(report)
+            bar.update()
+            if outputs.report:
+                write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", outputs.report)
+    return reports
+
+
+def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, Future[tuple[Volume, float]] | None]]:
+    """Each case with its volume, and the seconds to read it, to come; one volume ahead; None for a case to skip."""
+    with ThreadPoolExecutor(1) as reader:
+
+        def start(case: Case) -> Future[tuple[Volume, float]] | None:
+            skip = outputs.skip_existing and (outputs.folder / case.output_name).exists()
+            return None if skip else reader.submit(read_timed, case)
+
+        upcoming = start(cases[0])
+        for index, case in enumerate(cases):
+            current = upcoming
+            if current is not None:
+                current.exception()  # waits: the next volume is read while this one is segmented, not before
+            upcoming = start(cases[index + 1]) if index + 1 < len(cases) else None
+            yield case, current
+
+
+def read_timed(case: Case) -> tuple[Volume, float]:
+    """A case's volume, and how many seconds it took to read."""
+    started = time.perf_counter()
+    return read_volume(case), time.perf_counter() - started
+
+
+def segment_case(
+    case: Case, coming: Future[tuple[Volume, float]], cascade: Cascade, outputs: Outputs, report: CaseReport
+) -> None:
+    """Segment one case, write what is asked for and fill in its report."""
+    volume, read_seconds = coming.result()
+    report.size, report.spacing_mm = volume.home.size_xyz, volume.home.spacing_xyz
+    with tqdm(total=100, desc=case.name, unit="%", leave=False, disable=None) as bar:
+
+        def progress(done: float) -> None:
+            bar.update(round(100 * done) - bar.n)
+
+        result = cascade.predict(volume, outputs.probabilities, progress)
+    with result.timed("write"):
+        write_results(case, volume, result, outputs)
+    report.warnings = result.warnings
+    report.seconds = {name: round(s, 3) for name, s in ({"read": read_seconds} | result.seconds).items()}
+    report.right, report.left = volumetry(volume, result.labels)
+    report.status = "done"
+
+
+def write_results(case: Case, volume: Volume, result: Prediction, outputs: Outputs) -> None:
+    """Write the label map last: where it is, all that belongs to the case is."""
+    stem = case.output_name.removesuffix(".nii.gz")
+    if outputs.overlays:
+        write_overlay(outputs.overlays / f"{stem}.png", volume.hu, volume.spacing, result.labels)
+    if result.probabilities is not None:
+        for name, percent in zip(("kidney", "tumour"), result.probabilities, strict=True):
+            path = outputs.folder / "probabilities" / f"{stem}_{name}_percent.nii.gz"
+            write_image(volume.to_home(percent), path)
+    write_image(volume.to_home(result.labels), outputs.folder / case.output_name)
+
+
+def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    """Voxels and millilitres of kidney and tumour on the patient's right and left.
+
+    A component of kidney and tumour belongs to the side of the body's middle on which its centroid lies.
+    """
+    sides = ({}, {})  # type: tuple[dict[str, float], dict[str, float]]
+    components = cc3d.connected_components(labels > 0)
+    centroids = cc3d.statistics(components)["centroids"][1:, 2]
+    middle = np.median(np.nonzero(volume.hu[labels.any(axis=(1, 2))][::8, ::4] > BODY_HU)[2]) if len(centroids) else 0
+    is_left = np.concatenate([[False], centroids > middle])[components]
+    for side, of_side in zip(sides, (~is_left, is_left), strict=True):
+        for name, label in (("kidney", KIDNEY), ("tumour", TUMOUR)):
+            voxels = int(np.count_nonzero(of_side & (labels == label)))
+            side |= {f"{name}_voxels": voxels, f"{name}_ml": round(voxels * volume.voxel_ml, 2)}
+    return sides
+
+
+def summary(report: CaseReport) -> str:
+    """One line on a finished case."""
+    if report.status == "skipped":
+        return f"{report.output} is there already; skipped."
+    kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in ("kidney", "tumour"))
+    text = f"kidney {kidney:.0f} ml, tumour {tumour:.1f} ml, {sum(report.seconds.values()):.1f} s."
+    return " ".join([text, *report.warnings])
