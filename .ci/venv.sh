@@ -18,7 +18,7 @@ if ! { fits .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&
         exit 2
     fi
     echo "Making .venv with $("$python" --version) ..." >&2
-    if ! "$python" -m venv --clear .venv >/dev/null 2>&1; then
+    if ! "$python" -m venv --clear .venv >&2; then
         rm -rf .venv
         version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
         echo "$python cannot make a virtual environment; install its venv module first:" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,13 +11,13 @@ from torch import nn
 
 from kits.engine import WINDOW_PX, Corner, Engine, cover
 from kits.postprocess import components, smallest_component
-from kits.preprocess import SLICE_MM, Normalisation, preprocess, working_shape
+from kits.preprocess import Normalisation, preprocess, working_shape
 from kits.volume import Volume
 
 KIDNEYS = 2
 """The two largest components are the kidneys (section 2.3)."""
 MARGIN_MM = 15.0
-"""Stage 1 misses the poles: regions reach this much further up and down."""
+"""Stage 1 misses the poles and rims: regions reach at least this much further, above all up and down."""
 CHUNK = 32
 
 
@@ -75,26 +76,17 @@ def region_of(
     working: tuple[int, int, int],
     volume: Volume,
 ) -> Region:
-    """The region of a component's bounding box: grown to 256 px in-plane, by a margin in z (section 2.3)."""
-    depth = volume.hu.shape[0]
-    margin = MARGIN_MM / SLICE_MM
-    first = int((box[0].start - margin) * depth / halved[0])
-    last = -int(-(box[0].stop + margin) * depth // halved[0])
-    corners = [
-        cover(
-            round(box[a].start * working[a] / halved[a]),
-            round(box[a].stop * working[a] / halved[a]),
-            working[a],
-        )
-        for a in (1, 2)
-    ]
-    windows = tuple((y, x) for y in corners[0] for x in corners[1])
-    return Region(max(0, first), min(depth, last), windows)
+    """The region of a component's bounding box with its margin, grown to 256 px in-plane (section 2.3)."""
+    lows, highs = [], []
+    for axis, length in enumerate((volume.hu.shape[0], *working[1:])):
+        margin = MARGIN_MM / (volume.hu.shape[axis] * volume.spacing[axis])  # as a share of the whole axis
+        lows.append(max(0, math.floor((box[axis].start / halved[axis] - margin) * length)))
+        highs.append(min(length, math.ceil((box[axis].stop / halved[axis] + margin) * length)))
+    rows, columns = (cover(lows[axis], highs[axis], working[axis]) for axis in (1, 2))
+    return Region(lows[0], highs[0], tuple((y, x) for y in rows for x in columns))
 
 
 def pad_to_window(slices_ZYX: torch.Tensor, air: float) -> torch.Tensor:
     """Slices at least 256 px wide and high, filled with air at the right and the bottom."""
     missing = [max(0, WINDOW_PX - length) for length in slices_ZYX.shape[1:]]
-    return (
-        torch.nn.functional.pad(slices_ZYX, (0, missing[1], 0, missing[0]), value=air) if any(missing) else slices_ZYX
-    )
+    return torch.nn.functional.pad(slices_ZYX, (0, missing[1], 0, missing[0]), value=air)

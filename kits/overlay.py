@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from kits.files import _aside
 
@@ -193,10 +194,9 @@ def _outline(mask: Array, size: tuple[int, int], width: int) -> Image.Image:
     """The mask's inner edge at the picture's size, as an anti-aliased alpha channel."""
     twice = (2 * size[0], 2 * size[1])
     large = Image.fromarray(mask.astype(np.uint8) * 255).resize(twice, Image.Resampling.BILINEAR)
-    filled = large.point(lambda value: 255 if value >= 128 else 0)
-    inner = filled.filter(ImageFilter.MinFilter(2 * width + 1))
-    edge = np.asarray(filled) & ~np.asarray(inner)
-    return Image.fromarray(edge).resize(size, Image.Resampling.BOX)
+    filled = np.asarray(large) >= 128
+    edge = filled & ~ndimage.minimum_filter(filled, 2 * width + 1, mode="nearest")
+    return Image.fromarray(edge.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
 
 
 def _legend(contours: list[Contour], spacing: Spacing) -> Image.Image:

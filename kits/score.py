@@ -119,13 +119,16 @@ class Scores:
             for case, row in self.cases.items()
         ]
         rows.append(["mean", *map(_four_digits, self.means.values())])
-        if any(count < len(self.cases) for count in self.defined.values()):
+        undefined = any(count < len(self.cases) for count in self.defined.values())
+        if undefined:
             rows.append(["cases in the mean", *map(str, self.defined.values())])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) for row in rows]
         lines.insert(1, "-" * len(lines[0]))
         lines.insert(len(self.cases) + 2, lines[1])
         lines += [f"composite {name} {_four_digits(value)}" for name, value in self.composite.items()]
+        if undefined:
+            lines.append("nan: neither side has such a voxel, so the case is in no mean.")
         return "\n".join(lines)
 
 

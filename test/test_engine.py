@@ -1,0 +1,127 @@
+"""Slices through networks: batches, windows, ensembles, precision."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kits import engine
+from kits.engine import Engine, cover, fastest_precision
+from kits.errors import KitsError
+from kits.networks import ResNet, ResUNet
+from kits.stacks import stack_slices
+from test.threshold import Threshold
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits[None, :, None, None].expand(len(x), 3, *x.shape[2:])
+
+
+@pytest.mark.parametrize(("low", "high", "limit"), [(0, 256, 256), (0, 398, 398), (10, 500, 512), (300, 310, 400)])
+def test_windows_cover_what_they_should_and_stay_inside(low: int, high: int, limit: int) -> None:
+    starts = cover(low, high, limit)
+    covered = {p for start in starts for p in range(start, start + 256)}
+    assert set(range(low, high)) <= covered <= set(range(limit))
+
+
+def test_slices_narrower_than_a_window_start_at_their_edge() -> None:
+    assert cover(0, 100, 100) == [0]
+
+
+def test_batches_give_what_one_slice_at_a_time_gives() -> None:
+    torch.manual_seed(0)
+    networks = [ResUNet().eval(), ResNet().eval()]
+    slices = torch.randn(6, 256, 256)
+    machine = Engine("cpu")
+    machine.precision = torch.float32
+    machine.batch = 4
+    together = machine.predict(networks, slices, range(6), [(0, 0)])
+    with torch.inference_mode():
+        stacks = stack_slices(slices, torch.arange(6))
+        alone = torch.stack(
+            [(networks[0](s[None]).softmax(1) + networks[1](s[None]).softmax(1))[0] / 2 for s in stacks]
+        )
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_the_ensemble_is_the_mean_of_the_softmax_not_of_the_logits() -> None:
+    members = [Constant(0.0, 4.0, 0.0), Constant(1.0, 0.0, 0.0)]
+    got = Engine("cpu").predict(members, torch.zeros(1, 256, 256), [0], [(0, 0)])[0, :, 0, 0]
+    expected = torch.stack([m.logits.softmax(0) for m in members]).mean(0)
+    assert torch.allclose(got, expected)
+
+
+def test_overlapping_windows_are_averaged_and_outside_is_background() -> None:
+    torch.manual_seed(1)
+    network = nn.Conv2d(5, 3, 1)
+    slices = torch.randn(2, 256, 500)
+    got = Engine("cpu").predict([network], slices, [0, 1], [(0, 0), (0, 100)])
+    assert torch.allclose(got.sum(1), torch.ones(2, 256, 500), atol=1e-5)
+    assert torch.equal(got[:, 0, :, 356:], torch.ones(2, 256, 144))
+    once = Engine("cpu").predict([network], slices, [0, 1], [(0, 0)])
+    assert torch.allclose(got[..., 100:256], once[..., 100:256], atol=1e-5)
+
+
+def test_each_wanted_slice_is_seen_once() -> None:
+    network = Threshold()
+    Engine("cpu").predict([network], torch.zeros(30, 256, 256), range(7, 20), [(0, 0)])
+    assert network.seen == 13
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    class Hungry(Threshold):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().forward(x)
+
+    machine = Engine("cpu")
+    machine.batch = 8
+    slices = torch.from_numpy(np.random.default_rng(0).normal(1, 2, (9, 256, 256)).astype(np.float32))
+    assert torch.equal(
+        machine.predict([Hungry()], slices, range(9), [(0, 0)]),
+        Engine("cpu").predict([Threshold()], slices, range(9), [(0, 0)]),
+    )
+    assert machine.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [("avx2 avx512f", torch.float32), ("avx512_bf16", torch.bfloat16), ("amx_bf16 amx_tile", torch.bfloat16)],
+)
+def test_bf16_only_where_the_cpu_multiplies_it(flags: str, precision: torch.dtype, tmp_path, monkeypatch) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(engine, "CPUINFO", cpuinfo)
+    assert fastest_precision(torch.device("cpu")) == precision
+    assert fastest_precision(torch.device("cuda")) == torch.float16
+
+
+def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        machine = Engine("cpu")
+        machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
+    assert [record.message for record in caplog.records if "cpu in" in record.message] == [caplog.records[0].message]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_asking_for_a_gpu_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(KitsError, match="--gpus all"):
+        Engine("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_agrees_with_the_cpu() -> None:
+    torch.manual_seed(0)
+    network, slices = ResUNet().eval(), torch.randn(4, 256, 256)
+    expected = Engine("cpu").predict([network], slices, range(4), [(0, 0)])
+    machine = Engine("cuda")
+    got = machine.predict([machine.place(network)], slices.cuda(), range(4), [(0, 0)]).cpu()
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.999

@@ -1,0 +1,72 @@
+"""Components: what goes, what stays, and how the paper's limit carries over to other grids."""
+
+import numpy as np
+import pytest
+
+from kits.postprocess import bounding_box, components, postprocess, smallest_component
+
+
+def map_of(*boxes: tuple[int, tuple[slice, slice, slice]], shape: tuple[int, int, int] = (20, 40, 40)) -> np.ndarray:
+    labels = np.zeros(shape, np.uint8)
+    for label, box in boxes:
+        labels[box] = label
+    return labels
+
+
+CUBE = np.s_[5:15, 5:15, 5:15]  # 1000 voxels
+
+
+def test_components_come_largest_first_and_without_the_small() -> None:
+    mask = map_of((1, np.s_[0:2, 0:2, 0:2]), (1, CUBE), (1, np.s_[5:10, 20:25, 20:25])) > 0
+    labels, boxes = components(mask, 100)
+    assert boxes == [CUBE, np.s_[5:10, 20:25, 20:25]]
+    assert np.bincount(labels.ravel()).tolist() == [mask.size - 1125, 1000, 125]
+
+
+def test_a_component_as_large_as_the_limit_stays() -> None:
+    labels = map_of((1, CUBE))
+    assert (postprocess(labels.copy(), 1000) == labels).all()
+    assert not postprocess(labels.copy(), 1001).any()
+
+
+def test_kidney_and_tumour_count_together() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[5:15, 10:15, 5:15]))
+    assert (postprocess(labels.copy(), 1000) == labels).all()
+
+
+def test_a_small_tumour_in_a_kidney_stays() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[9:10, 9:10, 9:10]))
+    assert (postprocess(labels.copy(), 900) == labels).all()
+
+
+def test_tumour_that_touches_no_kidney_goes() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[5:15, 20:30, 5:15]))
+    assert (postprocess(labels, 100) == map_of((1, CUBE))).all()
+
+
+@pytest.mark.parametrize("slices", [slice(0, 8), slice(12, 20)])
+def test_but_not_if_the_scan_ends_in_it_and_may_hide_its_kidney(slices: slice) -> None:
+    labels = map_of((2, np.s_[slices, 20:30, 5:15]))
+    assert (postprocess(labels.copy(), 100) == labels).all()
+
+
+def test_an_empty_map_stays_empty() -> None:
+    assert not postprocess(map_of(), 100).any()
+
+
+def test_the_limit_means_the_same_volume_on_every_grid() -> None:
+    shape, spacing = (200, 512, 512), (1.5, 0.8, 0.8)
+    assert smallest_component((100, 512, 512), shape, spacing, True) == 5000
+    assert smallest_component((100, 256, 256), shape, spacing, True) == 1250
+    assert smallest_component(shape, shape, spacing, True) == 10000
+
+
+def test_the_limit_shrinks_for_a_scan_too_thin_for_a_kidney_unless_to_the_letter() -> None:
+    shape, spacing = (10, 512, 512), (3.0, 0.8, 0.8)
+    assert smallest_component(shape, shape, spacing, False) == pytest.approx(1500)
+    assert smallest_component(shape, shape, spacing, True) == 5000
+
+
+def test_the_bounding_box_is_tight() -> None:
+    assert bounding_box(map_of((1, CUBE)) > 0) == CUBE
+    assert bounding_box(map_of() > 0) is None
