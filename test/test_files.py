@@ -109,9 +109,7 @@ def test_dicom_folders_are_cases(tmp_path):
     assert names(tmp_path) == names(tmp_path / "patient7") == {"patient7": "patient7.nii.gz"}
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("a.nii", "a.mha"), ("case_00001/imaging.nii.gz", "imaging_00001.nrrd")]
-)
+@pytest.mark.parametrize(("one", "other"), [("a.nii", "a.mha"), ("case_00001/imaging.nii.gz", "imaging_00001.nrrd")])
 def test_two_inputs_for_one_output_are_refused_by_name(tmp_path, one, other):
     for name in (one, other):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -199,6 +197,8 @@ def test_damaged_files_are_refused_by_name(tmp_path, ending, damage):
         ((80, "<f", 70.0), "70 mm"),
         ((46, "<h", 0), "no voxels"),
         ((40, "<h", 99), "no voxels"),
+        ((108, "<f", float("nan")), "damaged"),
+        ((108, "<f", 1e30), "damaged"),
     ],
 )
 def test_impossible_headers_are_refused_by_name(tmp_path, field, reason):

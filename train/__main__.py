@@ -23,7 +23,9 @@ def main() -> None:
     command.add_argument("--volumes", type=Path, nargs="*", default=[], help="folders of NAME/{ct,label}.nii.gz")
     command.add_argument("--leave-out", nargs="*", default=[], help="volumes to validate on instead")
     command.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, log, weights")
+    command.add_argument("--start", type=Path, help="weight file to go on from instead of from random weights")
     command.add_argument("--steps", type=int)
+    command.add_argument("--learning-rate", type=float)
     command.add_argument("--threads", type=int)
     command.add_argument("--trained-on", default="unstated", help="for the weight file's metadata")
     command.add_argument("--licence", default="unstated", help="for the weight file's metadata")
@@ -31,15 +33,16 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     config = PRESETS[arguments.network]
-    if arguments.steps:
-        config = replace(config, steps=arguments.steps)
+    for name in ("steps", "learning_rate"):
+        if getattr(arguments, name):
+            config = replace(config, **{name: getattr(arguments, name)})
     halve = config.role == "locate"
     scans = [scan for folder in arguments.slices for scan in slice_folder(folder, halve)]
     scans += [scan for folder in arguments.volumes for scan in volume_folder(folder, halve)]
     valid = [scan for scan in scans if held_out(scan, arguments.leave_out)]
     train = [scan for scan in scans if not held_out(scan, arguments.leave_out)]
     info = {"trained_on": arguments.trained_on, "licence": arguments.licence}
-    print(fit(config, train, valid, arguments.run, info))
+    print(fit(config, train, valid, arguments.run, info, arguments.start))
 
 
 def held_out(scan: Scan, names: list[str]) -> bool:

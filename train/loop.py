@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kits.networks import ARCHITECTURES
 from kits.preprocess import HU_WINDOW, Normalisation
 from kits.stacks import stack_slices
-from kits.weights import WeightsInfo, save_weights
+from kits.weights import WeightsInfo, load_member, save_weights
 from train.augment import FLOOR_HU, patch
 from train.cases import Scan
 from train.config import Config
@@ -38,7 +38,14 @@ def normalisation(scans: Sequence[Scan]) -> Normalisation:
     return Normalisation(round(float(values.mean()), 2), round(float(values.std()), 2))
 
 
-def fit(config: Config, train: Sequence[Scan], valid: Sequence[Scan], folder: Path, info: dict[str, str]) -> Path:
+def fit(
+    config: Config,
+    train: Sequence[Scan],
+    valid: Sequence[Scan],
+    folder: Path,
+    info: dict[str, str],
+    start: Path | None = None,
+) -> Path:
     """Train one network, or go on where its folder's checkpoint left off; returns the weight file.
 
     Args:
@@ -46,11 +53,14 @@ def fit(config: Config, train: Sequence[Scan], valid: Sequence[Scan], folder: Pa
         train, valid: scans of different patients.
         folder: holds ``checkpoint.pt``, ``log.csv`` and ``weights.safetensors``.
         info: ``trained_on`` and ``licence`` for the weight file.
+        start: a weight file to go on from instead of from random weights; its normalisation is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    norm = normalisation(train)
-    network = ARCHITECTURES[config.architecture]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = load_member(start) if start else None
+    norm = before.info.norm if before else normalisation(train)
+    network = before.network.requires_grad_() if before else ARCHITECTURES[config.architecture]()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -143,9 +153,9 @@ def judge(network: torch.nn.Module, scans: Sequence[Scan], role: str, norm: Norm
             scan = scans[site.scan]
             low = max(0, site.slice - 2)
             slices = torch.from_numpy(scan.hu[low : site.slice + 3]).float()
-            stack = (stack_slices(slices, torch.tensor([site.slice - low])).clamp(*norm.window) - norm.mean) / norm.std
-            truth = torch.from_numpy(scan.labels[site.slice])
-            stack, truth = (window(t, site.centre, v) for t, v in ((stack, FLOOR_HU), (truth[None, None], 0)))
+            stack = window(stack_slices(slices, torch.tensor([site.slice - low])), site.centre, FLOOR_HU)
+            stack = (stack.clamp(*norm.window) - norm.mean) / norm.std
+            truth = window(torch.from_numpy(scan.labels[site.slice])[None, None], site.centre, 0)
             predicted = network(stack).argmax(1)[0]
             for name, threshold in (("kidney", 0), ("tumour", 1)):
                 p, t = predicted > threshold, truth[0, 0] > threshold

@@ -14,6 +14,8 @@ from train.config import Config
 GROUPS = ("B", "K", "KT")
 Z_MARGIN = 5
 """Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin in z."""
+FEW = 50
+"""A group with fewer slices than this is drawn less, so that the same few are not shown again and again."""
 TYPICAL_KIDNEYS = ((0.58, 0.34), (0.58, 0.66))
 """Where kidneys lie in a slice, as fractions of rows and columns: centres for regions without any."""
 
@@ -69,9 +71,7 @@ def draw(sites_by_group: dict[tuple[str, bool], list[Site]], config: Config, rng
     """One site: the group by its share, then lone slice or volume by theirs, then any of these."""
     group = rng.choice(GROUPS, p=np.array(config.shares) / sum(config.shares))
     from_volume = bool(rng.random() < config.volume_share)
-    # Tumours hardly occur in whole volumes: do not show the same few slices again and again.
-    choices = sites_by_group[group, from_volume]
-    if len(choices) < 50 and rng.random() > len(choices) / 50:
-        choices = sites_by_group[group, not from_volume]
-    choices = choices or sites_by_group[group, not from_volume]
+    choices, others = sites_by_group[group, from_volume], sites_by_group[group, not from_volume]
+    if others and rng.random() > len(choices) / FEW:
+        choices = others
     return choices[rng.integers(len(choices))]

@@ -1,0 +1,380 @@
+"""The command line: exit status, options and environment, and a sentence for whatever goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import process
+from kits.volume import Grid
+from test.threshold import threshold_cascade
+
+SHAPE, SPACING = (4, 64, 64), (3.0, 0.8, 0.8)
+
+
+def write(path, array, spacing=SPACING):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array, isVector=False)
+    image.SetSpacing((*spacing[::-1], 1.0)[: array.ndim])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def ct(make_ct):
+    return make_ct(SHAPE, SPACING)
+
+
+@pytest.fixture
+def scans(tmp_path, ct):
+    """A folder with one good scan."""
+    return write(tmp_path / "in" / "good.nii.gz", ct).parent
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Puts a cascade that only thresholds in the place of the trained one; holds what it was asked to load."""
+    asked = []
+
+    def load(weights, device, mode):
+        asked.append((weights, device, mode))
+        return threshold_cascade(mode)
+
+    monkeypatch.setattr(process.Cascade, "load", load)
+    return asked
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs the command line in this process: gives the exit status and what it said on stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = process.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        said = capsys.readouterr()
+        assert said.out == ""
+        return status, said.err
+
+    return run
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def labels_of(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+BAD = {
+    "cut.nii.gz": "damaged, cut short",
+    "text.nii.gz": "damaged, cut short or of another kind than its name says",
+    "nothing.nii": "damaged, cut short",
+    "short.mha": "damaged, cut short",
+    "clipped.nrrd": "damaged, cut short",
+    "flat.nii.gz": "is a 2-D image",
+    "frames.nii.gz": "has more than one frame",
+    "nan.nii.gz": "has NaN or infinite voxels",
+    "infinite.nii": "has NaN or infinite voxels",
+    "spacing.nii.gz": "its spacing along z is 500 mm",
+    "air.nii.gz": "holds only air",
+    "unsigned.nii.gz": "nothing below 0 HU",
+    "binary.nii.gz": "which is not CT",
+}
+
+
+@pytest.fixture
+def spoilt(scans, ct):
+    """The good scan among one of each kind of bad input."""
+    for name in ("cut.nii.gz", "short.mha", "clipped.nrrd"):
+        path = write(scans / name, ct)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    (scans / "text.nii.gz").write_text("This is no scan.\n" * 50)
+    (scans / "nothing.nii").touch()
+    write(scans / "flat.nii.gz", ct[0])
+    write(scans / "frames.nii.gz", np.stack([ct, ct, ct]))
+    for name, value in (("nan.nii.gz", np.nan), ("infinite.nii", np.inf)):
+        broken = ct.astype(np.float32)
+        broken[2, 30, 30] = value
+        write(scans / name, broken)
+    write(scans / "spacing.nii.gz", ct, (500.0, 0.8, 0.8))
+    write(scans / "air.nii.gz", np.full_like(ct, -1000))
+    write(scans / "unsigned.nii.gz", (ct + 1000).astype(np.uint16))
+    write(scans / "binary.nii.gz", (ct > 110).astype(np.uint8))
+    return scans
+
+
+def test_bad_inputs_are_named_one_by_one_and_the_good_one_is_done(spoilt, out, ct, threshold_weights, tmp_path):
+    script = Path(process.__file__)
+    arguments = ["--input", spoilt, "--output", out, "--weights", threshold_weights, "--device", "cpu"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KITS_")}
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=tmp_path,  # anywhere but the repository
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if line.startswith("process.py: ")]
+    assert [line.split(": ")[1] for line in said] == [str(spoilt / name) for name in sorted(BAD)]
+    for line, name in zip(said, sorted(BAD), strict=True):
+        assert BAD[name] in line
+        assert line.endswith(".")
+    for noise in ("\r", "Warning", "Traceback", "%|"):
+        assert noise not in done.stderr, "quiet when not a terminal"
+    assert "good: kidney" in done.stderr
+    assert names_in(out) == ["good.nii.gz"]
+    np.testing.assert_array_equal(labels_of(out / "good.nii.gz"), ct > 110)
+
+
+def test_all_done_is_status_0(scans, out, ct, loaded, call):
+    status, said = call("--input", scans, "--output", out)
+    assert status == 0
+    assert "process.py:" not in said
+    assert names_in(out) == ["good.nii.gz"]
+    np.testing.assert_array_equal(labels_of(out / "good.nii.gz"), ct > 110)
+
+
+def test_a_failed_case_is_status_1_and_a_sentence(scans, out, loaded, call):
+    (scans / "bad.nii.gz").write_text("no scan")
+    status, said = call("--input", scans, "--output", out)
+    assert status == 1
+    (sentence,) = [line for line in said.splitlines() if line.startswith("process.py: ")]
+    assert sentence.startswith(f"process.py: {scans / 'bad.nii.gz'}: cannot be read as .nii.gz")
+    assert names_in(out) == ["good.nii.gz"]
+
+
+def test_a_scan_without_kidneys_is_an_empty_map_a_warning_and_status_0(scans, out, ct, loaded, call):
+    write(scans / "good.nii.gz", np.minimum(ct, 40))
+    status, _ = call("--input", scans, "--output", out, "--report", out / "report.json")
+    assert status == 0
+    assert not labels_of(out / "good.nii.gz").any()
+    (case,) = json.loads((out / "report.json").read_text())
+    assert case["status"] == "done"
+    assert "No kidney was found" in " ".join(case["warnings"])
+
+
+TURNED = [[0, -1, 0], [1, 0, 0], [0, 0, -1]]
+OBLIQUE = [[0, -0.96, -0.28], [1, 0, 0], [0, -0.28, 0.96]]
+
+
+@pytest.mark.parametrize(("mode", "direction"), [("native", TURNED), ("paper", TURNED), ("native", OBLIQUE)])
+def test_the_label_map_lies_on_the_scan_s_exact_grid(tmp_path, ct, out, loaded, call, mode, direction):
+    image = sitk.GetImageFromArray(ct)
+    image.SetSpacing((0.8, 0.8, 3.0))
+    image.SetOrigin((-101.375, 33.123, 1200.5))
+    image.SetDirection(np.ravel(direction).astype(float).tolist())
+    source = tmp_path / "in" / "turned.nii.gz"
+    source.parent.mkdir()
+    sitk.WriteImage(image, str(source))
+    assert call("--input", source, "--output", out, "--mode", mode)[0] == 0
+    labels, given = sitk.ReadImage(str(out / "turned.nii.gz")), sitk.ReadImage(str(source))
+    # NIfTI stores an oblique direction in float32: it cannot come back to the last digit of a double.
+    np.testing.assert_allclose(labels.GetDirection(), given.GetDirection(), atol=0 if direction is TURNED else 1e-6)
+    labels.SetDirection(given.GetDirection())
+    assert Grid.of(labels) == Grid.of(given)
+    assert labels.GetPixelID() == sitk.sitkUInt8
+    assert set(np.unique(sitk.GetArrayViewFromImage(labels))) == {0, 1}
+
+
+def test_everything_asked_for_is_written_where_asked(scans, out, tmp_path, ct, loaded, call):
+    pictures, report = tmp_path / "pictures", tmp_path / "deep" / "report.json"
+    extras = ("--save-probabilities", "--overlays", pictures, "--report", report)
+    assert call("--input", scans, "--output", out, *extras)[0] == 0
+    assert names_in(out) == [
+        "good.nii.gz",
+        "probabilities",
+        "probabilities/good_kidney_percent.nii.gz",
+        "probabilities/good_tumour_percent.nii.gz",
+    ]
+    percent = labels_of(out / "probabilities" / "good_kidney_percent.nii.gz")
+    np.testing.assert_array_equal(percent, 100 * (ct > 110))
+    assert names_in(pictures) == ["good.png"]
+    (case,) = json.loads(report.read_text())
+    assert (case["name"], case["status"], case["size"]) == ("good", "done", [64, 64, 4])
+    assert case["left"]["kidney_voxels"] + case["right"]["kidney_voxels"] == (ct > 110).sum()
+    assert case["seconds"].keys() == {"read", "locate", "segment", "postprocess", "write"}
+
+
+def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded, call, monkeypatch):
+    write(scans / "there.nii.gz", np.zeros((2, 8, 8), np.int16))  # would fail if it were read
+    (out / "there.nii.gz").parent.mkdir()
+    (out / "there.nii.gz").touch()
+    values = {
+        "INPUT": scans,
+        "OUTPUT": out,
+        "WEIGHTS": tmp_path / "my weights",
+        "DEVICE": "cpu",
+        "MODE": "paper",
+        "OVERLAYS": tmp_path / "pictures",
+        "REPORT": tmp_path / "report.json",
+        "SKIP_EXISTING": "1",
+        "SAVE_PROBABILITIES": "true",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"KITS_{name}", str(value))
+    assert call()[0] == 0
+    assert loaded == [(tmp_path / "my weights", "cpu", "paper")]
+    assert (out / "good.nii.gz").is_file()
+    assert (out / "probabilities" / "good_kidney_percent.nii.gz").is_file()
+    assert (tmp_path / "pictures" / "good.png").is_file()
+    statuses = {case["name"]: case["status"] for case in json.loads((tmp_path / "report.json").read_text())}
+    assert statuses == {"good": "done", "there": "skipped"}
+
+
+def test_an_option_beats_the_environment(scans, out, tmp_path, loaded, call, monkeypatch):
+    monkeypatch.setenv("KITS_INPUT", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("KITS_OUTPUT", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("KITS_MODE", "none of the two")
+    assert call("--input", scans, "--output", out, "--mode", "paper")[0] == 0
+    assert loaded[0][2] == "paper"
+    assert names_in(out) == ["good.nii.gz"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_empty_variable_or_a_no_is_as_good_as_none(monkeypatch):
+    for name in ("INPUT", "OVERLAYS", "REPORT", "MODE"):
+        monkeypatch.setenv(f"KITS_{name}", "")
+    for name, value in (("SKIP_EXISTING", "0"), ("SAVE_PROBABILITIES", "False")):
+        monkeypatch.setenv(f"KITS_{name}", value)
+    options = process.parser().parse_args([])
+    assert (options.input, options.output, options.mode, options.device) == (
+        Path("/input"),
+        Path("/output"),
+        "native",
+        "auto",
+    )
+    assert options.weights == Path(process.__file__).parent / "weights"
+    assert (options.overlays, options.report) == (None, None)
+    assert not options.skip_existing
+    assert not options.save_probabilities
+
+
+@pytest.mark.parametrize("kind", ["an empty folder", "no folder", "a folder of other files", "another file"])
+def test_nothing_to_do_says_what_was_looked_for_and_where(tmp_path, out, loaded, call, kind):
+    source = tmp_path / "in"
+    if kind == "another file":
+        source.write_text("hello")
+    elif kind != "no folder":
+        source.mkdir()
+    if kind == "a folder of other files":
+        (source / "notes.txt").write_text("hello")
+    status, said = call("--input", source, "--output", out)
+    assert status == 2
+    assert said.startswith(f"process.py: {source}: ")
+    assert "*.nii, *.nii.gz, *.mha, *.nrrd" in said
+    assert said.count("\n") == 1
+    assert loaded == []
+    assert not out.exists()
+
+
+def test_two_scans_that_would_give_one_label_map_are_refused(scans, out, ct, loaded, call):
+    write(scans / "good.mha", ct)
+    status, said = call("--input", scans, "--output", out)
+    assert status == 2
+    assert f"{scans / 'good.mha'} and {scans / 'good.nii.gz'} would both write good.nii.gz" in said
+
+
+def test_a_label_map_never_replaces_a_scan(scans, tmp_path, loaded, call):
+    scan = scans / "good.nii.gz"
+    before = scan.read_bytes()
+    (tmp_path / "link").symlink_to(scans)
+    for output in (scans, tmp_path / "link"):
+        for source in (scans, scan):
+            status, said = call("--input", source, "--output", output)
+            assert status == 2
+            assert said.startswith(f"process.py: {output / 'good.nii.gz'} is a scan")
+    assert scan.read_bytes() == before
+
+
+def test_missing_weights_are_told_by_folder(scans, out, tmp_path, call):
+    status, said = call("--input", scans, "--output", out, "--weights", tmp_path / "nowhere")
+    assert status == 2
+    assert said.startswith(f"process.py: No weights: {tmp_path / 'nowhere'} holds no *.safetensors file")
+    assert names_in(out) == []
+
+
+@pytest.mark.parametrize("option", ["--output", "--overlays", "--report"])
+@pytest.mark.parametrize("beneath", [False, True])
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(scans, out, tmp_path, loaded, call, option, beneath):
+    blocked = tmp_path / "blocked"
+    if option == "--report" and not beneath:
+        blocked.mkdir()  # a folder where the file should be
+    else:
+        blocked.write_text("a file where the folder should be")
+    place = blocked / "deeper" if beneath else blocked
+    status, said = call("--input", scans, *(() if option == "--output" else ("--output", out)), option, place)
+    assert status == 2
+    (sentence,) = [line for line in said.splitlines() if line.startswith("process.py: ")]
+    assert sentence.startswith(f"process.py: {place}")
+    assert "cannot be written" in sentence
+    assert "kidney" not in said
+    assert not out.exists() or names_in(out) == []
+
+
+def test_cuda_where_there_is_none_is_refused(scans, out, tiny_weights, call, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, said = call("--input", scans, "--output", out, "--weights", tiny_weights, "--device", "cuda")
+    assert status == 2
+    assert "process.py: No CUDA device was found; use --device cpu" in said
+    assert names_in(out) == []
+
+
+@pytest.mark.parametrize("given_by", ["option", "environment"])
+@pytest.mark.parametrize(("name", "allowed"), [("mode", "native, paper"), ("device", "auto, cuda, cpu")])
+def test_an_unknown_choice_is_refused_with_those_there_are(
+    scans, out, loaded, call, monkeypatch, name, allowed, given_by
+):
+    arguments = ["--input", scans, "--output", out]
+    if given_by == "option":
+        arguments += [f"--{name}", "fastest"]
+    else:
+        monkeypatch.setenv(f"KITS_{name.upper()}", "fastest")
+    status, said = call(*arguments)
+    assert status == 2
+    assert f"argument --{name}: 'fastest' is none of {allowed}" in said
+    assert loaded == []
+    assert not out.exists()
+
+
+def test_an_unknown_option_is_refused(call):
+    status, said = call("--inptu", "x")
+    assert status == 2
+    assert "--inptu" in said
+
+
+def test_the_help_names_every_option_with_its_variable(capsys):
+    with pytest.raises(SystemExit) as end:
+        process.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    names = [
+        "input",
+        "output",
+        "weights",
+        "device",
+        "mode",
+        "overlays",
+        "report",
+        "skip-existing",
+        "save-probabilities",
+    ]
+    for name in names:
+        assert f"--{name}" in text
+        assert f"[KITS_{name.upper().replace('-', '_')}" in text
