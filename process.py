@@ -3,8 +3,8 @@
     python process.py --input IN --output OUT
 
 Label maps are uint8 (0 background, 1 kidney, 2 tumour) on each scan's own grid. Exit status: 0 all cases done, 1 some
-failed (the others are written), 2 nothing to do or a wrong call. Each option can come from the environment instead:
---save-probabilities from KITS_SAVE_PROBABILITIES=1, and so on.
+failed or were not reached (the others are written), 2 nothing to do or a wrong call. Each option can come from the
+environment instead: --save-probabilities from KITS_SAVE_PROBABILITIES=1, and so on.
 """
 
 from __future__ import annotations
@@ -19,33 +19,61 @@ from pathlib import Path
 
 from kits.cascade import MODES, Cascade
 from kits.errors import KitsError, OutputError
-from kits.files import Case, find_cases
-from kits.run import Outputs, run
+from kits.files import Case
+from kits.forms import SOCKET, recognise
+from kits.limits import Watch
+from kits.run import CaseReport, Outputs, run
+from kits.submission import check_names, write_zip
 
 HERE = Path(__file__).parent
+MOUNTED_WEIGHTS = Path("/opt/ml/model")
+"""Where grand-challenge.org mounts weights that were uploaded apart from the container."""
+log = logging.getLogger("kits")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        cases = find_cases(options.input)
-        for folder in filter(None, (options.output, options.overlays)):
-            check_writable(folder)
-        check_apart(cases, options.output)
-        cascade = Cascade.load(options.weights, options.device, options.mode)
-        outputs = Outputs(
-            options.output, options.skip_existing, options.save_probabilities, options.overlays, options.report
+    watch = Watch(options.time_limit)
+    with watch.listening():
+        try:
+            form = recognise(options.input, options.output_socket)
+            log.info("Input form: %s; %d to do.", form.description, len(form.cases))
+            for folder in filter(None, (options.output, options.overlays, options.zip and options.zip.parent)):
+                check_writable(folder)
+            check_apart(form.cases, options.output)
+            if options.zip:
+                check_names(form.cases)
+            log.info("Weights from %s.", options.weights)
+            cascade = Cascade.load(options.weights, options.device, options.mode)
+            outputs = Outputs(
+                options.output, options.skip_existing, options.save_probabilities, options.overlays, options.report
+            )
+            reports = run(form.cases, cascade, outputs, watch)
+        except KitsError as error:
+            print(f"process.py: {error}", file=sys.stderr)
+            return 2
+    complaints = unfinished(reports)
+    if options.zip:
+        try:
+            write_zip(reports, options.output, options.zip, options.zip_incomplete)
+        except OutputError as error:
+            complaints.append(str(error))
+    for complaint in complaints:
+        print(f"process.py: {complaint}", file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def unfinished(reports: Sequence[CaseReport]) -> list[str]:
+    """A sentence on each case that failed, and one on those that were not reached."""
+    sentences = [report.error for report in reports if report.status == "failed"]
+    if waiting := [report for report in reports if report.status == "not reached"]:
+        done = len(reports) - len(waiting)
+        sentences.append(
+            f"{waiting[0].error} after {done} of {len(reports)} cases; run again with --skip-existing for the others."
         )
-        reports = run(cases, cascade, outputs)
-    except KitsError as error:
-        print(f"process.py: {error}", file=sys.stderr)
-        return 2
-    failed = [report for report in reports if report.status == "failed"]
-    for report in failed:
-        print(f"process.py: {report.error}", file=sys.stderr)
-    return 1 if failed else 0
+    return sentences
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,14 +102,30 @@ def parser() -> argparse.ArgumentParser:
 
     option("--input", "/input", "volume, or folder of volumes, KiTS cases or DICOM series", type=Path, metavar="PATH")
     option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
-    option("--weights", str(HERE / "weights"), "folder with the weight files", type=Path, metavar="DIR")
+    option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
     choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
     choice("--mode", "native", "native: every slice of the scan; paper: 3 mm slices, as published", MODES)
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
+    option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")
+    option("--output-socket", SOCKET, "name of the output, where the form of the input has one", metavar="NAME")
+    option("--time-limit", "inf", "end in time: what is finished by then is written", type=seconds, metavar="SECONDS")
     switch("--skip-existing", "leave cases alone whose label map is there already")
     switch("--save-probabilities", "also write percent maps to OUTPUT/probabilities")
+    switch("--zip-incomplete", "write the --zip even if some case failed or was not reached")
     return result
+
+
+def default_weights() -> Path:
+    """The weights that are mounted, as grand-challenge.org does it, else those that come with the code."""
+    return MOUNTED_WEIGHTS if any(MOUNTED_WEIGHTS.glob("*.safetensors")) else HERE / "weights"
+
+
+def seconds(text: str) -> float:
+    """A positive number, for argparse."""
+    if not (number := float(text)) > 0:
+        raise ValueError(text)
+    return number
 
 
 def check_writable(folder: Path) -> None:

@@ -109,8 +109,14 @@ class Cascade:
             result.probabilities = np.zeros((2, *shape), np.uint8)
 
         with result.timed("locate"):
-            result.regions = locate(volume, self.locators, self.locate_norm, self.engine, to_the_letter)
-        progress(0.3)
+            result.regions = locate(
+                volume,
+                self.locators,
+                self.locate_norm,
+                self.engine,
+                to_the_letter,
+                lambda done: progress(0.3 * done),
+            )
 
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)

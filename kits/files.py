@@ -37,12 +37,18 @@ class Case:
     Args:
         name: For people, e.g. ``case_00210``.
         source: A file, or a folder of DICOM slices.
-        output_name: File name of its label map, e.g. ``prediction_00210.nii.gz``.
+        output_name: Path of its label map below the output folder, e.g. ``prediction_00210.nii.gz``.
     """
 
     name: str
     source: Path
     output_name: str
+
+    @property
+    def stem(self) -> str:
+        """The label map's name without folder and ending, for what else is written of the case."""
+        name = Path(self.output_name).name
+        return name[: -len(_ending(Path(name)))]
 
 
 def find_cases(source: Path) -> list[Case]:
@@ -118,6 +124,18 @@ def _holds_dicom(folder: Path) -> bool:
                     if file.read(132)[128:] == b"DICM":
                         return True
     return False
+
+
+def count_voxels(case: Case) -> int:
+    """How many voxels a case has by its header, for a look before reading; 0 where it has none to be read."""
+    reader = sitk.ImageFileReader()
+    try:
+        files = sorted(path for path in case.source.iterdir() if path.is_file()) if case.source.is_dir() else []
+        reader.SetFileName(str(files[len(files) // 2] if files else case.source))
+        reader.ReadImageInformation()
+    except (RuntimeError, OSError):  # what is wrong with it is for read_volume to say
+        return 0
+    return prod(reader.GetSize()) * max(len(files), 1)
 
 
 def read_volume(case: Case) -> Volume:

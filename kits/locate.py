@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,7 @@ def locate(
     norm: Normalisation,
     engine: Engine,
     to_the_letter: bool = False,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> list[Region]:
     """Find the kidneys on 3 mm slices of half the in-plane resolution.
 
@@ -52,6 +53,7 @@ def locate(
         norm: how their input is standardised.
         engine: where they run.
         to_the_letter: see ``smallest_component``.
+        progress: told how much is done, from 0 to 1.
 
     Returns:
         No, one or two regions, the larger component first.
@@ -65,6 +67,7 @@ def locate(
         centres = range(first, min(first + CHUNK, halved[0]))
         background_ZYX = engine.predict(networks, slices_ZYX, centres, windows)[:, 0, : halved[1], : halved[2]]
         found_ZYX[first : centres.stop] = (background_ZYX < 0.5).cpu()
+        progress(centres.stop / halved[0])
     smallest = smallest_component(halved, volume.hu.shape, volume.spacing, to_the_letter)
     _, boxes = components(found_ZYX.numpy(), smallest)
     return [region_of(box, halved, working, volume) for box in boxes[:KIDNEYS]]

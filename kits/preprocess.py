@@ -132,4 +132,6 @@ def preprocess(
         (slab,) = graph.run(**inputs)
         # DALI owns the slab and reuses it at the next run: share it, copy it into place, let it go.
         out_ZYX[first:last] = torch.from_dlpack(slab[0])
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
     return out_ZYX

@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from kits.cascade import KIDNEY, TUMOUR, Cascade, Prediction
 from kits.errors import KitsError
 from kits.files import Case, read_volume, write_image, write_text
+from kits.limits import Stopped, Watch, check_memory
 from kits.overlay import write_overlay
 from kits.volume import Volume
 
@@ -46,7 +47,7 @@ class Outputs:
 
 @dataclass
 class CaseReport:
-    """A case's line in the manifest: ``status`` is done, skipped or failed (then ``error`` says why).
+    """A case's line in the manifest: ``status`` is done, skipped, failed or not reached (``error`` says why).
 
     Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
     """
@@ -64,7 +65,7 @@ class CaseReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs) -> list[CaseReport]:
+def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch | None = None) -> list[CaseReport]:
     """Segment every case; one that fails costs no other its result.
 
     While a case is segmented the next is read. The manifest is rewritten after each case, so that it is true even
@@ -74,33 +75,56 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs) -> list[CaseR
         cases: from ``find_cases``.
         cascade: with its weights loaded.
         outputs: where to write.
+        watch: asked between steps whether to go on; the case at hand and those after it are then not reached.
     """
+    watch = watch or Watch()
     reports: list[CaseReport] = []
     write_report(reports, outputs)  # what cannot be written is better known before the work than after
-    with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
-        for case, coming in read_ahead(cases, outputs):
-            bar.set_postfix_str(case.name)
-            report = CaseReport(case.name, str(case.source), case.output_name)
-            try:
-                if coming is None:
-                    report.status = "skipped"
-                else:
-                    segment_case(case, coming, cascade, outputs, report)
-                log.info("%s: %s", case.name, summary(report))
-            except KitsError as error:
-                report.error = str(error)
-            except MemoryError:
-                report.error = f"{case.source}: memory ran out; give more memory, or split the scan."
-            except Exception as error:
-                report.error = f"{case.source}: unexpected {type(error).__name__}: {error}."
-                log.debug("%s", case.name, exc_info=True)
-            if report.error:
-                report.status = "failed"
-                log.error("%s: failed. %s", case.name, report.error)
-            reports.append(report)
-            bar.update()
-            write_report(reports, outputs)
+    try:
+        with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
+            for case, coming in read_ahead(cases, outputs):
+                bar.set_postfix_str(case.name)
+                reports.append(attempt(case, coming, cascade, outputs, watch))
+                bar.update()
+                write_report(reports, outputs)
+    except Stopped as stop:
+        reports += [
+            CaseReport(case.name, str(case.source), case.output_name, "not reached", str(stop))
+            for case in cases[len(reports) :]
+        ]
+        write_report(reports, outputs)
     return reports
+
+
+def attempt(
+    case: Case, coming: Future[tuple[Volume, float]] | None, cascade: Cascade, outputs: Outputs, watch: Watch
+) -> CaseReport:
+    """Segment one case and report on it, whatever becomes of it.
+
+    Raises:
+        Stopped: the run is to end.
+    """
+    report = CaseReport(case.name, str(case.source), case.output_name)
+    try:
+        watch.check()
+        if coming is None:
+            report.status = "skipped"
+        else:
+            segment_case(case, coming, cascade, outputs, report, watch)
+        log.info("%s: %s", case.name, summary(report))
+    except Stopped:
+        raise
+    except KitsError as error:
+        report.error = str(error)
+    except MemoryError:
+        report.error = f"{case.source}: memory ran out; give more memory, or split the scan."
+    except Exception as error:
+        report.error = f"{case.source}: unexpected {type(error).__name__}: {error}."
+        log.debug("%s", case.name, exc_info=True)
+    if report.error:
+        report.status = "failed"
+        log.error("%s: failed. %s", case.name, report.error)
+    return report
 
 
 def write_report(reports: Sequence[CaseReport], outputs: Outputs) -> None:
@@ -129,11 +153,17 @@ def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, 
 def read_timed(case: Case) -> tuple[Volume, float]:
     """A case's volume, and how many seconds it took to read."""
     started = time.perf_counter()
+    check_memory(case)
     return read_volume(case), time.perf_counter() - started
 
 
 def segment_case(
-    case: Case, coming: Future[tuple[Volume, float]], cascade: Cascade, outputs: Outputs, report: CaseReport
+    case: Case,
+    coming: Future[tuple[Volume, float]],
+    cascade: Cascade,
+    outputs: Outputs,
+    report: CaseReport,
+    watch: Watch,
 ) -> None:
     """Segment one case, write what is asked for and fill in its report."""
     volume, read_seconds = coming.result()
@@ -142,6 +172,8 @@ def segment_case(
 
         def progress(done: float) -> None:
             bar.update(round(100 * done) - bar.n)
+            if done < 1:  # what is finished is worth writing
+                watch.check()
 
         result = cascade.predict(volume, outputs.probabilities, progress)
     with result.timed("write"):
@@ -154,12 +186,11 @@ def segment_case(
 
 def write_results(case: Case, volume: Volume, result: Prediction, outputs: Outputs) -> None:
     """Write the label map last: where it is, all that belongs to the case is."""
-    stem = case.output_name.removesuffix(".nii.gz")
     if outputs.overlays:
-        write_overlay(outputs.overlays / f"{stem}.png", volume.hu, volume.spacing, result.labels)
+        write_overlay(outputs.overlays / f"{case.stem}.png", volume.hu, volume.spacing, result.labels)
     if result.probabilities is not None:
         for name, percent in zip(("kidney", "tumour"), result.probabilities, strict=True):
-            path = outputs.folder / "probabilities" / f"{stem}_{name}_percent.nii.gz"
+            path = outputs.folder / "probabilities" / f"{case.stem}_{name}_percent.nii.gz"
             write_image(volume.to_home(percent), path)
     write_image(volume.to_home(result.labels), outputs.folder / case.output_name)
 

@@ -64,11 +64,10 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def threshold_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder whose networks, set by hand, tell kidney and tumour by ``THRESHOLDS_HU`` alone.
 
-    So the cascade's answer to any volume is known beforehand. Res-UNets only: Res-Net adds time and no knowledge.
+    So the cascade's answer to any volume is known beforehand.
     """
     folder = tmp_path_factory.mktemp("threshold_weights")
-    for name in ("res-unet1", "res-unet2"):
-        role, architecture = MEMBERS[name]
+    for name, (role, architecture) in MEMBERS.items():
         save_weights(folder / f"{name}.safetensors", thresholding(architecture()), info_of(role, architecture))
     write_checksums(folder)
     return folder

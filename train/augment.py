@@ -15,26 +15,25 @@ from torch.nn import functional
 from kits.preprocess import Normalisation
 from kits.stacks import stack_slices
 from train.cases import Scan
+from train.config import Config
 from train.sampling import Site
 
 ROTATION_DEGREES = 30.0  # Table 1
-FLIP = 0.5  # Table 1
 SCALE = 1.25
 SHIFT_PX = 32.0
 FLOOR_HU = -200.0  # what lies outside a slice
 
 
 def patch(
-    scan: Scan, site: Site, size: int, norm: Normalisation, rng: np.random.Generator
+    scan: Scan, site: Site, config: Config, norm: Normalisation, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random variation of a site: standardised (5, size, size) float32 and its labels (size, size) int64."""
+    """A random variation of a site: standardised (5, patch, patch) float32, and its labels, int64."""
     low = max(0, site.slice - 2)
     slices = torch.from_numpy(scan.hu[low : site.slice + 3]).float().clamp(FLOOR_HU, 600)
     hu = stack_slices(slices, torch.tensor([site.slice - low]))[0]
     if len(scan.hu) > 1 and rng.random() < 0.5:
         hu = hu.flip(0)
-    grids = [sampling_grid(site, hu.shape[1:], size, rng, lone=len(scan.hu) == 1)]
-    grid = torch.cat(grids)
+    grid = sampling_grid(site, hu.shape[1:], config, rng, lone=len(scan.hu) == 1)
     hu = functional.grid_sample(hu[:, None] - FLOOR_HU, grid, align_corners=False)[:, 0] + FLOOR_HU
     labels = torch.from_numpy(scan.labels[site.slice]).float()[None, None]
     labels = functional.grid_sample(labels, grid[2:3], mode="nearest", align_corners=False)[0, 0].long()
@@ -42,16 +41,18 @@ def patch(
     return (hu.clamp(*norm.window) - norm.mean) / norm.std, labels
 
 
-def sampling_grid(site: Site, shape: tuple[int, ...], size: int, rng: np.random.Generator, lone: bool) -> torch.Tensor:
-    """Where the patch's pixels lie in the slice, for ``grid_sample``: (5, size, size, 2).
+def sampling_grid(
+    site: Site, shape: tuple[int, ...], config: Config, rng: np.random.Generator, lone: bool
+) -> torch.Tensor:
+    """Where the patch's pixels lie in the slice, for ``grid_sample``: (5, patch, patch, 2).
 
     The five channels of a lone slice move a little against each other, since neighbours never are equal.
     """
     angle = math.radians(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)) * rng.random()
     scale = np.exp(rng.uniform(-1, 1, 2) * 0.05 + rng.uniform(-1, 1) * math.log(SCALE))
-    flip = -1.0 if rng.random() < FLIP else 1.0
+    flip = -1.0 if rng.random() < config.flip else 1.0
     shift = rng.uniform(-SHIFT_PX, SHIFT_PX, 2)
-    pixels = torch.arange(size) - (size - 1) / 2
+    pixels = torch.arange(config.patch) - (config.patch - 1) / 2
     y, x = torch.meshgrid(pixels, pixels, indexing="ij")
     grids = []
     for channel in range(5):

@@ -23,6 +23,7 @@ class Config:
             the 256 px of inference costs less for the same lesson.
         learning_rate: the highest of the one-cycle schedule.
         weight_decay: of AdamW.
+        flip: how often a patch is mirrored, right to left (Table 1: never for Res-UNet1).
         volume_share: how often a slice comes from a whole volume (with true neighbours) rather than a lone slice.
         average: decay of the running average of the weights that is kept in the end.
         seed: of everything random.
@@ -37,6 +38,7 @@ class Config:
     patch: int = 192
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    flip: float = 0.5
     volume_share: float = 0.3
     average: float = 0.99
     seed: int = 0
@@ -44,7 +46,7 @@ class Config:
 
 # The paper's class weights raise tumour threefold; with a Dice term beside the cross-entropy, less is enough.
 PRESETS = {
-    "res-unet1": Config("res-unet", "locate", (0.34, 0.33, 0.33), (0.5, 1.0, 1.5)),
+    "res-unet1": Config("res-unet", "locate", (0.34, 0.33, 0.33), (0.5, 1.0, 1.5), flip=0.0),
     "res-unet2": Config("res-unet", "segment", (0.1, 0.4, 0.5), (0.5, 1.0, 1.5)),
     "res-net": Config("res-net", "segment", (0.1, 0.4, 0.5), (0.5, 1.0, 1.5), learning_rate=1e-3),
 }

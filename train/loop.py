@@ -80,7 +80,7 @@ def fit(
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((config.seed, step))
         picked = [draw(by_group, config, rng) for _ in range(config.batch)]
-        pairs = [patch(train[site.scan], site, config.patch, norm, rng) for site in picked]
+        pairs = [patch(train[site.scan], site, config, norm, rng) for site in picked]
         images, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
         return images.contiguous(memory_format=torch.channels_last), labels
 
