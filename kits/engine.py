@@ -59,10 +59,10 @@ class Engine:
         windows: Iterable[Corner],
         step: float = 1.0,
     ) -> torch.Tensor:
-        """Class probabilities of some slices inside some windows: the mean over networks and overlapping windows.
+        """Class probabilities of some slices inside some windows, averaged over networks and overlapping windows.
 
-        The mean of the networks' softmax is stage 3, the ensemble (paper section 2.3). Outside the windows all is
-        background.
+        The mean of the networks' softmax is stage 3, the ensemble (paper section 2.3). Where windows overlap, each
+        counts the more the nearer the pixel is to its middle. Outside the windows all is background.
 
         Args:
             networks: placed on this device.
@@ -75,16 +75,18 @@ class Engine:
             float32 (len(centres), 3, y, x) on the device.
         """
         sum_ZCYX = torch.zeros((len(centres), CLASSES, *slices_ZYX.shape[1:]), device=self.device)
-        count_YX = torch.zeros(slices_ZYX.shape[1:], device=self.device)
+        weights_YX = torch.zeros(slices_ZYX.shape[1:], device=self.device)
+        weight_YX = window_weight(self.device)
         indices = torch.as_tensor(list(centres), device=self.device)
         for top, left in windows:
             rows, columns = slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)
-            count_YX[rows, columns] += 1
+            weights_YX[rows, columns] += weight_YX
             done = 0
             while done < len(indices):
                 try:
                     stacks = stack_slices(slices_ZYX[:, rows, columns], indices[done : done + self.batch], step)
-                    sum_ZCYX[done : done + self.batch, :, rows, columns] += self._ensemble(networks, stacks)
+                    probabilities = self._ensemble(networks, stacks) * weight_YX
+                    sum_ZCYX[done : done + self.batch, :, rows, columns] += probabilities
                 except torch.cuda.OutOfMemoryError:
                     if self.batch == 1:
                         raise
@@ -93,8 +95,9 @@ class Engine:
                     log.warning("The GPU ran out of memory; going on with batches of %d slices.", self.batch)
                     continue
                 done += self.batch
-        sum_ZCYX[:, 0, count_YX == 0] = 1
-        return sum_ZCYX.div_(count_YX.clamp_min(1))
+        outside_YX = weights_YX == 0
+        sum_ZCYX[:, 0, outside_YX] = 1
+        return sum_ZCYX.div_(weights_YX.masked_fill_(outside_YX, 1))
 
     def _ensemble(self, networks: Sequence[nn.Module], stacks_BCYX: torch.Tensor) -> torch.Tensor:
         """Mean of the networks' softmax, float32 (batch, 3, y, x)."""
@@ -102,6 +105,15 @@ class Engine:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = [network(stacks_BCYX) for network in networks]
         return torch.stack([one.float().softmax(1) for one in logits]).mean(0)
+
+
+def window_weight(device: torch.device) -> torch.Tensor:
+    """How much each pixel of a window counts where windows overlap: 1 in its middle, falling to the edges; (y, x).
+
+    A network sees little around a pixel at the edge, such as the other kidney in one kidney's region.
+    """
+    ramp = 1 - (2 * (torch.arange(WINDOW_PX, device=device) + 0.5) / WINDOW_PX - 1).abs()
+    return ramp[:, None] * ramp
 
 
 def fastest_precision(device: torch.device) -> torch.dtype:

@@ -69,6 +69,19 @@ def test_overlapping_windows_are_averaged_and_outside_is_background() -> None:
     assert torch.allclose(got[..., 100:256], once[..., 100:256], atol=1e-5)
 
 
+def test_where_windows_overlap_the_nearer_middle_decides() -> None:
+    class EdgeBlind(nn.Module):
+        """Sees kidney everywhere but within 100 px of the window's left edge."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(x), 3, *x.shape[2:])
+            logits[:, 1], logits[:, 0, :, :100] = 9.0, 18.0
+            return logits
+
+    got = Engine("cpu").predict([EdgeBlind()], torch.zeros(1, 256, 400), [0], [(0, 0), (0, 144)])[0, :, 128]
+    assert (got.argmax(0)[100:200] == 1).all()
+
+
 def test_each_wanted_slice_is_seen_once() -> None:
     network = Threshold()
     Engine("cpu").predict([network], torch.zeros(30, 256, 256), range(7, 20), [(0, 0)])

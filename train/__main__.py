@@ -26,6 +26,7 @@ def main() -> None:
     command.add_argument("--start", type=Path, help="weight file to go on from instead of from random weights")
     command.add_argument("--steps", type=int)
     command.add_argument("--learning-rate", type=float)
+    command.add_argument("--patch", type=int, help="rows and columns of a training patch, px")
     command.add_argument("--threads", type=int)
     command.add_argument("--trained-on", default="unstated", help="for the weight file's metadata")
     command.add_argument("--licence", default="unstated", help="for the weight file's metadata")
@@ -33,7 +34,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     config = PRESETS[arguments.network]
-    for name in ("steps", "learning_rate"):
+    for name in ("steps", "learning_rate", "patch"):
         if getattr(arguments, name):
             config = replace(config, **{name: getattr(arguments, name)})
     halve = config.role == "locate"
