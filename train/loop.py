@@ -1,20 +1,22 @@
 """The training loop: sample, augment, step, average; checkpoint, judge, and write the weights.
 
-A run resumes from its last checkpoint; what is shipped is the running average of the weights (batch-norm
-statistics included), since the raw ones swing at a high learning rate.
+A run resumes from its last checkpoint; what is shipped is the running average of the weights, since the raw ones swing
+at a high learning rate, with batch-norm statistics measured anew for it.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -30,6 +32,7 @@ from train.sampling import draw, sites
 
 CHECKPOINT_STEPS = 50
 JUDGE_STEPS = 200
+SETTLE_BATCHES = 40
 
 
 def normalisation(scans: Sequence[Scan]) -> Normalisation:
@@ -78,7 +81,7 @@ def fit(
     class_weights = torch.tensor(config.class_weights)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((config.seed, step))
+        rng = np.random.default_rng((config.seed, step % 2**32))
         picked = [draw(by_group, config, rng) for _ in range(config.batch)]
         pairs = [patch(train[site.scan], site, config, norm, rng) for site in picked]
         images, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
@@ -111,14 +114,31 @@ def fit(
                     "seconds": round(time.monotonic() - started),
                 }
                 if (step + 1) % JUDGE_STEPS == 0 or finished:
-                    row |= judge(average.module, valid, config.role, norm)
-                    save_weights(
-                        folder / "weights.safetensors",
-                        average.module,
-                        WeightsInfo(config.role, config.architecture, norm, **info),
-                    )
+                    settled = settle(average.module, (batch(-1 - n)[0] for n in range(SETTLE_BATCHES)))
+                    row |= judge(settled, valid, config.role, norm)
+                    whole = WeightsInfo(config.role, config.architecture, norm, **info)
+                    save_weights(folder / "weights.safetensors", settled, whole)
                 write_row(folder / "log.csv", row)
     return folder / "weights.safetensors"
+
+
+@torch.no_grad()
+def settle(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
+    """A copy of a network whose batch-norm statistics are those of these weights on these batches, without dropout.
+
+    Dropout raises the variance that batch norm sees while it trains, so the statistics gathered then are wrong once
+    dropout is off (Li et al., "Understanding the disharmony between dropout and batch normalization", CVPR 2019);
+    Res-Net with its 32 dropouts is useless without this.
+    """
+    settled = copy.deepcopy(network).eval()
+    for module in settled.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean over the batches
+            module.train()
+    for images in batches:
+        settled(images)
+    return settled.eval()
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
@@ -140,7 +160,7 @@ def write_row(path: Path, row: dict[str, float]) -> None:
 
 
 @torch.inference_mode()
-def judge(network: torch.nn.Module, scans: Sequence[Scan], role: str, norm: Normalisation) -> dict[str, float]:
+def judge(network: nn.Module, scans: Sequence[Scan], role: str, norm: Normalisation) -> dict[str, float]:
     """Dice of kidney+tumour and of tumour on true regions, pooled over all pixels and as a mean over patients.
 
     Patients without the structure do not enter its mean. A quick figure for watching a run; ``kits.score`` of the
