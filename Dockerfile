@@ -46,7 +46,7 @@ LABEL org.opencontainers.image.title="kits-cascade" \
       org.opencontainers.image.description="Kidneys and kidney tumours in abdominal CT" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-NC-SA-4.0"
 
 USER 1000:1000
 ENTRYPOINT ["python", "process.py"]

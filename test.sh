@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lint, types, tests, then a smoke check of process.py: ./test.sh [options of pytest]
+# Lint, types, tests, a smoke check of process.py, and the container (if docker is here): ./test.sh [options of pytest]
 set -eu
 cd "$(dirname "$0")"
 .ci/venv.sh requirements-dev.txt
@@ -9,3 +9,4 @@ $python -m ruff format --check .
 $python -m mypy
 $python -m pytest "$@"
 $python -m test.smoke
+test/container.sh

@@ -16,8 +16,8 @@ from types import FrameType
 from kits.errors import InputError, KitsError
 from kits.files import Case, count_voxels
 
-BASE_BYTES = 900_000_000
-BYTES_A_VOXEL = 16
+BASE_BYTES = 1_200_000_000
+BYTES_A_VOXEL = 12
 """Measured peaks lie below ``BASE_BYTES`` + ``BYTES_A_VOXEL`` times the scan's voxels (docs/decisions.md)."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -378,3 +379,44 @@ def test_the_help_names_every_option_with_its_variable(capsys):
     for name in names:
         assert f"--{name}" in text
         assert f"[KITS_{name.upper().replace('-', '_')}" in text
+
+
+def test_a_zip_is_packed_only_if_every_case_is_done(tmp_path, ct, out, loaded, call):
+    write(tmp_path / "in" / "case_00210" / "imaging.nii.gz", ct)
+    package = tmp_path / "submission.zip"
+    assert call("--input", tmp_path / "in", "--output", out, "--zip", package)[0] == 0
+    with zipfile.ZipFile(package) as archive:
+        assert archive.namelist() == ["prediction_00210.nii.gz"]
+    package.unlink()
+    write(tmp_path / "in" / "case_00211" / "imaging.nii.gz", np.zeros_like(ct))
+    status, said = call("--input", tmp_path / "in", "--output", out, "--zip", package)
+    assert (status, package.exists()) == (1, False)
+    assert "submission.zip: not written, 1 of 2 predictions are missing" in said
+    assert call("--input", tmp_path / "in", "--output", out, "--zip", package, "--zip-incomplete")[0] == 1
+    assert package.exists()
+
+
+def test_a_zip_of_other_than_kits_cases_is_refused_before_any_work(scans, out, tmp_path, loaded, call):
+    status, said = call("--input", scans, "--output", out, "--zip", tmp_path / "submission.zip")
+    assert (status, loaded) == (2, [])
+    assert "a submission holds prediction_NNNNN.nii.gz only" in said
+
+
+def test_a_time_limit_that_is_over_leaves_a_sentence_and_status_1(scans, out, loaded, call):
+    status, said = call("--input", scans, "--output", out, "--time-limit", "1e-9")
+    assert status == 1
+    assert "The time limit of 1e-09 s was reached after 0 of 1 cases" in said
+    assert names_in(out) == []
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "soon", "nan"])
+def test_a_time_limit_that_is_none_is_refused(scans, out, call, limit):
+    assert call("--input", scans, "--output", out, f"--time-limit={limit}")[0] == 2
+
+
+def test_mounted_weights_go_before_those_that_come_with_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "MOUNTED_WEIGHTS", tmp_path)
+    assert process.parser().parse_args([]).weights == process.HERE / "weights"
+    (tmp_path / "res-unet1.safetensors").touch()
+    assert process.parser().parse_args([]).weights == tmp_path
+    assert process.parser().parse_args(["--weights", "mine"]).weights == Path("mine")

@@ -27,6 +27,7 @@ def main() -> None:
     command.add_argument("--steps", type=int)
     command.add_argument("--learning-rate", type=float)
     command.add_argument("--patch", type=int, help="rows and columns of a training patch, px")
+    command.add_argument("--no-dropout", action="store_true", help="to end Res-Net's training with")
     command.add_argument("--threads", type=int)
     command.add_argument("--trained-on", default="unstated", help="for the weight file's metadata")
     command.add_argument("--licence", default="unstated", help="for the weight file's metadata")
@@ -37,6 +38,8 @@ def main() -> None:
     for name in ("steps", "learning_rate", "patch"):
         if getattr(arguments, name):
             config = replace(config, **{name: getattr(arguments, name)})
+    if arguments.no_dropout:
+        config = replace(config, dropout=False)
     halve = config.role == "locate"
     scans = [scan for folder in arguments.slices for scan in slice_folder(folder, halve)]
     scans += [scan for folder in arguments.volumes for scan in volume_folder(folder, halve)]

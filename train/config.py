@@ -24,6 +24,8 @@ class Config:
         learning_rate: the highest of the one-cycle schedule.
         weight_decay: of AdamW.
         flip: how often a patch is mirrored, right to left (Table 1: never for Res-UNet1).
+        dropout: whether Res-Net's dropout is on. A run without it has to follow one with it: the network learns to
+            rely on the noise that 32 dropouts make, and is useless in inference, where there is none.
         volume_share: how often a slice comes from a whole volume (with true neighbours) rather than a lone slice.
         average: decay of the running average of the weights that is kept in the end.
         seed: of everything random.
@@ -39,6 +41,7 @@ class Config:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     flip: float = 0.5
+    dropout: bool = True
     volume_share: float = 0.3
     average: float = 0.99
     seed: int = 0

@@ -94,7 +94,7 @@ def fit(
         for step in progress:
             images, labels = upcoming.result()
             upcoming = ahead.submit(batch, step + 1)
-            network.train()
+            set_modes(network, config.dropout)
             value = loss(network(images), labels, class_weights)
             if not torch.isfinite(value):
                 raise FloatingPointError(f"The loss is {value.item()} at step {step}; lower the learning rate.")
@@ -122,13 +122,20 @@ def fit(
     return folder / "weights.safetensors"
 
 
+def set_modes(network: nn.Module, dropout: bool) -> None:
+    """Training mode, with or without dropout."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train(dropout)
+
+
 @torch.no_grad()
 def settle(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
     """A copy of a network whose batch-norm statistics are those of these weights on these batches, without dropout.
 
     Dropout raises the variance that batch norm sees while it trains, so the statistics gathered then are wrong once
-    dropout is off (Li et al., "Understanding the disharmony between dropout and batch normalization", CVPR 2019);
-    Res-Net with its 32 dropouts is useless without this.
+    dropout is off (Li et al., "Understanding the disharmony between dropout and batch normalization", CVPR 2019).
     """
     settled = copy.deepcopy(network).eval()
     for module in settled.modules():

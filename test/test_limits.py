@@ -1,0 +1,116 @@
+"""A run that must end early keeps what is finished; a scan that cannot fit is refused before it is read."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from kits import limits
+from kits.cascade import Prediction
+from kits.errors import InputError
+from kits.files import Case, count_voxels, find_cases
+from kits.limits import Stopped, Watch, check_memory, memory_limit
+from kits.run import Outputs, run
+
+
+class Empty:
+    """Stands in for the cascade: finds nothing, after doing something halfway."""
+
+    def __init__(self, halfway):
+        self.halfway = halfway
+
+    def predict(self, volume, keep_probabilities=False, progress=lambda done: None):
+        self.halfway(volume.name)
+        progress(0.5)
+        progress(1.0)
+        return Prediction(np.zeros(volume.hu.shape, np.uint8), [])
+
+
+@pytest.fixture
+def scans(tmp_path, make_ct):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in "abc":
+        sitk.WriteImage(sitk.GetImageFromArray(make_ct((4, 32, 32))), str(folder / f"{name}.nii.gz"))
+    return folder
+
+
+def end_on_b(name):
+    if name == "b":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_ends_the_run_with_what_is_finished(scans, tmp_path):
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    watch = Watch()
+    with watch.listening():
+        reports = run(find_cases(scans), Empty(end_on_b), Outputs(out, report=report), watch)
+    assert [one.status for one in reports] == ["done", "not reached", "not reached"]
+    assert reports[1].error == reports[2].error == "The run was told to end (SIGTERM)"
+    assert [path.name for path in out.iterdir()] == ["a.nii.gz"]
+    assert [one["status"] for one in json.loads(report.read_text())] == [one.status for one in reports]
+
+
+def test_a_case_that_is_finished_when_the_end_comes_is_written(scans, tmp_path):
+    watch = Watch()
+
+    class Late(Empty):
+        def predict(self, volume, keep_probabilities=False, progress=lambda done: None):
+            watch.received = "SIGTERM"
+            progress(1.0)
+            return Prediction(np.zeros(volume.hu.shape, np.uint8), [])
+
+    reports = run(find_cases(scans), Late(None), Outputs(tmp_path / "out"), watch)
+    assert [one.status for one in reports] == ["done", "not reached", "not reached"]
+
+
+def test_the_time_limit_ends_the_run(scans, tmp_path):
+    reports = run(find_cases(scans), Empty(lambda name: None), Outputs(tmp_path / "out"), Watch(seconds=0))
+    assert {one.status for one in reports} == {"not reached"}
+    assert reports[0].error == "The time limit of 0 s was reached"
+
+
+def test_signals_are_heeded_only_inside_and_the_second_one_is_not_caught():
+    before = signal.getsignal(signal.SIGTERM)
+    watch = Watch()
+    watch.check()
+    with watch.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            watch.check()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_scan_that_cannot_fit_is_refused_with_both_numbers(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "memory_limit", lambda: 500_000_000)
+    with pytest.raises(InputError, match=r"a\.nii\.gz: needs about 1\.2 GB of memory, but only 0\.5 GB"):
+        check_memory(find_cases(scans)[0])
+    reports = run(find_cases(scans), Empty(lambda name: None), Outputs(tmp_path / "out"))
+    assert {one.status for one in reports} == {"failed"}
+
+
+def test_a_scan_that_fits_is_let_through(scans):
+    check_memory(find_cases(scans)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("123456789\n", 123456789), ("max\n", None), ("9223372036854771712", None)]
+)
+def test_the_container_s_limit_counts_unless_there_is_none(tmp_path, monkeypatch, text, expected):
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(limits, "CGROUP_LIMITS", (tmp_path / "memory.max", tmp_path / "not there"))
+    if expected:
+        assert memory_limit() == expected
+    else:
+        assert 10**8 < memory_limit() < 10**14
+
+
+def test_voxels_are_counted_by_the_header(scans, tmp_path):
+    assert count_voxels(find_cases(scans)[0]) == 4 * 32 * 32
+    (tmp_path / "text.nii.gz").write_text("no volume")
+    assert count_voxels(Case("text", tmp_path / "text.nii.gz", "text.nii.gz")) == 0
+    assert count_voxels(Case("none", tmp_path / "none", "none.nii.gz")) == 0
