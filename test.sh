@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lint, types, tests, a smoke check of process.py, and the container (if docker is here): ./test.sh [options of pytest]
+# Lint, types, tests, process.py as an organiser runs it, and the same in the container: ./test.sh [options of pytest]
 set -eu
 cd "$(dirname "$0")"
 .ci/venv.sh requirements-dev.txt
@@ -8,5 +8,5 @@ $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy
 $python -m pytest "$@"
-$python -m test.smoke
+$python -m test.container
 test/container.sh

@@ -4,7 +4,7 @@
 
 Slices: each held-out patient's lone slices (``train.__main__.held_out``: KiTS numbers that are multiples of 8) are
 repeated into thin volumes, and the middle slice of the result is scored. Volumes: NAME/ct.nii.gz against
-NAME/label.nii.gz, all of them; those that the weights learned from are marked, since their scores flatter.
+NAME/label.nii.gz, all of them; the model card says which of them the weights learned from, since those flatter.
 """
 
 from __future__ import annotations

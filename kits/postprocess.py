@@ -37,13 +37,13 @@ def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tupl
         The components' labels (z, y, x), 1 the largest, and their bounding boxes in that order.
     """
     labels = cc3d.connected_components(mask)
-    counts = np.bincount(labels.ravel())
+    statistics = cc3d.statistics(labels)
+    counts = statistics["voxel_counts"].astype(np.int64)
     counts[0] = 0
     order = [index for index in np.argsort(-counts, kind="stable") if counts[index] >= max(smallest, 1)]
     ranks = np.zeros(len(counts), np.uint32)
     ranks[order] = np.arange(1, len(order) + 1)
-    boxes = cc3d.statistics(labels)["bounding_boxes"]
-    return ranks[labels], [boxes[index] for index in order]
+    return ranks[labels], [statistics["bounding_boxes"][index] for index in order]
 
 
 def postprocess(labels: np.ndarray, smallest: float) -> np.ndarray:

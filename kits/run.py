@@ -20,6 +20,7 @@ from kits.errors import KitsError
 from kits.files import Case, read_volume, write_image, write_text
 from kits.limits import Stopped, Watch, check_memory
 from kits.overlay import write_overlay
+from kits.postprocess import bounding_box
 from kits.volume import Volume
 
 BODY_HU = -300
@@ -144,8 +145,6 @@ def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, 
         upcoming = start(cases[0])
         for index, case in enumerate(cases):
             current = upcoming
-            if current is not None:
-                current.exception()  # waits: the next volume is read while this one is segmented, not before
             upcoming = start(cases[index + 1]) if index + 1 < len(cases) else None
             yield case, current
 
@@ -200,16 +199,22 @@ def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dic
 
     A component of kidney and tumour belongs to the side of the body's middle on which its centroid lies.
     """
-    sides = ({}, {})  # type: tuple[dict[str, float], dict[str, float]]
-    components = cc3d.connected_components(labels > 0)
-    centroids = cc3d.statistics(components)["centroids"][1:, 2]
-    middle = np.median(np.nonzero(volume.hu[labels.any(axis=(1, 2))][::8, ::4] > BODY_HU)[2]) if len(centroids) else 0
-    is_left = np.concatenate([[False], centroids > middle])[components]
-    for side, of_side in zip(sides, (~is_left, is_left), strict=True):
-        for name, label in (("kidney", KIDNEY), ("tumour", TUMOUR)):
-            voxels = int(np.count_nonzero(of_side & (labels == label)))
-            side |= {f"{name}_voxels": voxels, f"{name}_ml": round(voxels * volume.voxel_ml, 2)}
-    return sides
+    names = (("kidney", KIDNEY), ("tumour", TUMOUR))
+    counts = np.zeros((2, 2), np.int64)
+    if box := bounding_box(labels > 0):
+        crop = labels[box]
+        components = cc3d.connected_components(crop > 0)
+        centroids = box[2].start + cc3d.statistics(components)["centroids"][:, 2]
+        middle = np.median(np.nonzero(volume.hu[box[0]][::8, ::4] > BODY_HU)[2])
+        is_left = (centroids > middle)[components]
+        for index, (_, label) in enumerate(names):
+            counts[:, index] = np.bincount(is_left[crop == label], minlength=2)
+    right, left = (
+        {f"{name}_voxels": int(n) for (name, _), n in zip(names, side, strict=True)}
+        | {f"{name}_ml": round(n * volume.voxel_ml, 2) for (name, _), n in zip(names, side, strict=True)}
+        for side in counts.tolist()
+    )
+    return right, left
 
 
 def summary(report: CaseReport) -> str:

@@ -1,4 +1,4 @@
-"""Checks of the container, run as grand-challenge.org runs it; or the same of process.py, where there is no docker.
+"""Checks of process.py as an organiser runs it; of an image, run as grand-challenge.org runs it, if one is named.
 
     python -m test.container [IMAGE]
 
@@ -61,9 +61,9 @@ class Process:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def places(self, source: Path, output: Path, weights: Path | None) -> dict[str, str]:
-        """What the placeholders in options stand for."""
-        return {"input": str(source), "output": str(output)}
+    def output_seen(self, output: Path) -> str:
+        """The path by which the run knows its output folder."""
+        return str(output)
 
     def command(self, source: Path, output: Path, weights: Path | None) -> list[str]:
         chosen = ["--weights", str(weights)] if weights else []
@@ -79,8 +79,8 @@ class Process:
         output = Path(tempfile.mkdtemp(dir=self.folder))
         output.chmod(0o777)  # the container's user is nobody here
         before = contents(source)
-        places = self.places(source, output, weights)
-        command = [*self.command(source, output, weights), *(option.format(**places) for option in options)]
+        options = tuple(option.format(output=self.output_seen(output)) for option in options)
+        command = [*self.command(source, output, weights), *options]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
             assert running.stderr
             said = ""
@@ -103,8 +103,8 @@ class Container(Process):
         super().__init__(folder)
         self.image, self.label = image, ""
 
-    def places(self, source: Path, output: Path, weights: Path | None) -> dict[str, str]:
-        return {"input": "/input", "output": "/output"}
+    def output_seen(self, output: Path) -> str:
+        return "/output"
 
     def command(self, source: Path, output: Path, weights: Path | None, memory: str = "8g") -> list[str]:
         self.label = f"kits-test-{uuid.uuid4().hex[:12]}"

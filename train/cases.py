@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from kits.files import Case, read_volume
+from kits.files import Case, read_image, read_volume
 from kits.preprocess import Normalisation, preprocess, working_shape
 from kits.volume import Grid
 
@@ -42,7 +42,8 @@ def slice_folder(folder: Path, halve: bool) -> list[Scan]:
     """Lone slices: PNG pairs listed in ``slices.json``, grey values as that folder's window says.
 
     Each entry names ``case``, ``ct``, ``label`` and ``spacing_mm``. Grey 0 to 255 is -80 to 320 HU in KiTS23's
-    figures and 0 to 255 HU in KiTS19's, whose 0 stands for all that is below, mostly fat (taken as -100 HU).
+    figures and 0 to 255 HU in KiTS19's, whose 0 stands for all that is below, mostly fat (taken as -100 HU); a folder
+    named ``*kits19*`` holds the latter.
     """
     kits19 = "kits19" in folder.name
     scans = []
@@ -69,7 +70,7 @@ def volume_folder(folder: Path, halve: bool) -> list[Scan]:
 
 def read_canonical_labels(path: Path) -> np.ndarray:
     """A label map in canonical orientation, uint8 (z, y, x)."""
-    image = sitk.ReadImage(str(path), sitk.sitkUInt8)
+    image = sitk.Cast(read_image(path), sitk.sitkUInt8)
     order, flips = Grid.of(image).canonical_axes()
     return sitk.GetArrayFromImage(image).transpose(order)[flips]
 

@@ -1,16 +1,15 @@
 """The training loop: sample, augment, step, average; checkpoint, judge, and write the weights.
 
-A run resumes from its last checkpoint; what is shipped is the running average of the weights, since the raw ones swing
-at a high learning rate, with batch-norm statistics measured anew for it.
+A run resumes from its last checkpoint; what is shipped is the running average of the weights and of
+batch norm's statistics, since the raw ones swing at a high learning rate.
 """
 
 from __future__ import annotations
 
-import copy
 import csv
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from train.sampling import draw, sites
 
 CHECKPOINT_STEPS = 50
 JUDGE_STEPS = 200
-SETTLE_BATCHES = 40
 
 
 def normalisation(scans: Sequence[Scan]) -> Normalisation:
@@ -81,7 +79,7 @@ def fit(
     class_weights = torch.tensor(config.class_weights)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((config.seed, step % 2**32))
+        rng = np.random.default_rng((config.seed, step))
         picked = [draw(by_group, config, rng) for _ in range(config.batch)]
         pairs = [patch(train[site.scan], site, config, norm, rng) for site in picked]
         images, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
@@ -114,10 +112,9 @@ def fit(
                     "seconds": round(time.monotonic() - started),
                 }
                 if (step + 1) % JUDGE_STEPS == 0 or finished:
-                    settled = settle(average.module, (batch(-1 - n)[0] for n in range(SETTLE_BATCHES)))
-                    row |= judge(settled, valid, config.role, norm)
-                    whole = WeightsInfo(config.role, config.architecture, norm, **info)
-                    save_weights(folder / "weights.safetensors", settled, whole)
+                    row |= judge(average.module, valid, config.role, norm)
+                    about = WeightsInfo(config.role, config.architecture, norm, **info)
+                    save_weights(folder / "weights.safetensors", average.module, about)
                 write_row(folder / "log.csv", row)
     return folder / "weights.safetensors"
 
@@ -128,24 +125,6 @@ def set_modes(network: nn.Module, dropout: bool) -> None:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.train(dropout)
-
-
-@torch.no_grad()
-def settle(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
-    """A copy of a network whose batch-norm statistics are those of these weights on these batches, without dropout.
-
-    Dropout raises the variance that batch norm sees while it trains, so the statistics gathered then are wrong once
-    dropout is off (Li et al., "Understanding the disharmony between dropout and batch normalization", CVPR 2019).
-    """
-    settled = copy.deepcopy(network).eval()
-    for module in settled.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean over the batches
-            module.train()
-    for images in batches:
-        settled(images)
-    return settled.eval()
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
