@@ -1,10 +1,10 @@
 """Scores of the shipped weights on real data, through the whole cascade.
 
-    python -m bench.accuracy --slices DIR [DIR ...] --volumes DIR [--out DIR] [--mode native|paper]
+    python -m bench.accuracy --config train/mixture.toml [--out DIR] [--mode native|paper] [--only NAME ...]
 
-Slices: each held-out patient's lone slices (``train.__main__.held_out``: KiTS numbers that are multiples of 8) are
-repeated into thin volumes, and the middle slice of the result is scored. Volumes: NAME/ct.nii.gz against
-NAME/label.nii.gz, all of them; the model card says which of them the weights learned from, since those flatter.
+The configuration is that of the training: its lone slices of validation patients are repeated into thin volumes, and
+the middle slice of the result is scored; all of its whole volumes are scored, and those of validation patients
+marked, since the others flatter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import resource
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +26,11 @@ from kits.overlay import write_overlay
 from kits.score import dice
 from kits.volume import Volume
 from kits.weights import load_members
-from train.__main__ import held_out
-from train.cases import read_canonical_labels, slice_folder
+from train.cases import LabelledCase, find_labelled
+from train.config import Data, data_of, read_settings
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""
-SPACING = (3.0, 0.8, 0.8)
 
 
 @dataclass
@@ -49,19 +49,27 @@ class Tally:
         return {"pooled": rows[:, 0].sum() / rows[:, 1].sum(), "mean": float(np.mean(each)), "patients": len(each)}
 
 
-def judge_slices(cascade: Cascade, folders: list[Path]) -> dict[str, object]:
+def cases_of(data: Data, kind: str) -> Iterator[LabelledCase]:
+    """The cases of all sources of a kind."""
+    return (case for source in data.sources if source.kind == kind for case in find_labelled(source))
+
+
+def judge_slices(cascade: Cascade, data: Data) -> dict[str, object]:
     """Kidney+tumour and tumour Dice of held-out patients' slices, and how often tumour is seen where there is none."""
     kidney, tumour = Tally(), Tally()
     with_kidney, with_tumour = set(), set()
     healthy = false_tumours = 0
-    for scan in (s for folder in folders for s in slice_folder(folder, halve=False) if held_out(s, [])):
-        volume = Volume.from_array(np.repeat(scan.hu, REPEATS, axis=0), SPACING, scan.patient)
+    for case in cases_of(data, "slices"):
+        if case.patient not in data.valid:
+            continue
+        hu, labels, spacing = case.read()
+        volume = Volume.from_array(np.repeat(hu, REPEATS, axis=0), spacing, case.name)
         predicted = cascade.predict(volume).labels[REPEATS // 2]
-        truth = scan.labels[0]
-        kidney.add(scan.patient, predicted > 0, truth > 0)
-        tumour.add(scan.patient, predicted > 1, truth > 1)
-        with_kidney |= {scan.patient} if truth.any() else set()
-        with_tumour |= {scan.patient} if (truth > 1).any() else set()
+        truth = labels[0]
+        kidney.add(case.patient, predicted > 0, truth > 0)
+        tumour.add(case.patient, predicted > 1, truth > 1)
+        with_kidney |= {case.patient} if truth.any() else set()
+        with_tumour |= {case.patient} if (truth > 1).any() else set()
         if not (truth > 1).any():
             healthy += 1
             false_tumours += bool((predicted > 1).any())
@@ -73,20 +81,21 @@ def judge_slices(cascade: Cascade, folders: list[Path]) -> dict[str, object]:
     }
 
 
-def judge_volumes(cascade: Cascade, folder: Path, out: Path | None) -> dict[str, dict[str, object]]:
+def judge_volumes(cascade: Cascade, data: Data, out: Path | None) -> dict[str, dict[str, object]]:
     """Dice of every volume, its seconds a stage, and the peak memory so far."""
     rows: dict[str, dict[str, object]] = {}
-    for path in sorted(folder.glob("*/ct.nii.gz")):
-        name = path.parent.name
+    for case in cases_of(data, "volumes"):
+        name = case.name
         started = time.perf_counter()
-        volume = read_volume(Case(name, path, f"{name}.nii.gz"))
+        volume = read_volume(Case(name, case.files[0], f"{name}.nii.gz"))
         read = time.perf_counter() - started
         result = cascade.predict(volume)
-        truth = read_canonical_labels(path.with_name("label.nii.gz"))
+        truth = case.read()[1]
         rows[name] = {
             "kidney": dice(result.labels > 0, truth > 0),
             "tumour": dice(result.labels > 1, truth > 1) if (truth > 1).any() else None,
             "false tumour ml": None if (truth > 1).any() else float((result.labels > 1).sum() * volume.voxel_ml),
+            "seen in training": case.patient not in data.valid,
             "seconds": {"read": round(read, 1)} | {k: round(v, 1) for k, v in result.seconds.items()},
             "peak GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         }
@@ -100,8 +109,7 @@ def judge_volumes(cascade: Cascade, folder: Path, out: Path | None) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent.parent / "weights")
-    parser.add_argument("--slices", type=Path, nargs="*", default=[])
-    parser.add_argument("--volumes", type=Path)
+    parser.add_argument("--config", type=Path, required=True, help="the training's: its [data] table is used")
     parser.add_argument("--mode", default="native")
     parser.add_argument("--out", type=Path, help="folder for label maps, pictures and accuracy.json (third-party data)")
     parser.add_argument("--only", nargs="*", help="names of stage 2's networks to use; all by default")
@@ -109,12 +117,10 @@ def main() -> None:
     locators, segmenters = load_members(arguments.weights)
     segmenters = [member for member in segmenters if not arguments.only or member.name in arguments.only]
     cascade = Cascade(locators, segmenters, mode=arguments.mode)
-    figures: dict[str, object] = {}
-    if arguments.slices:
-        figures["slices"] = judge_slices(cascade, arguments.slices)
-        print(json.dumps(figures["slices"], indent=2), flush=True)
-    if arguments.volumes:
-        figures["volumes"] = judge_volumes(cascade, arguments.volumes, arguments.out)
+    data = data_of(read_settings(arguments.config))
+    figures: dict[str, object] = {"slices": judge_slices(cascade, data)}
+    print(json.dumps(figures["slices"], indent=2), flush=True)
+    figures["volumes"] = judge_volumes(cascade, data, arguments.out)
     if arguments.out:
         write_text(json.dumps(figures, indent=2) + "\n", arguments.out / "accuracy.json")
 

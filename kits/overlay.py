@@ -79,10 +79,10 @@ def draw_overlay(volume_hu: Array, spacing: Spacing, labels: Array, reference: A
     views, extent = _views(volume_hu, spacing, shown, "" if found else "\nno kidney found")
     mm_z, mm_y, mm_x = ((axis.stop - axis.start) * step for axis, step in zip(extent, spacing, strict=True))
     scale = min(PANEL_WIDTH / max(mm_x, mm_y), PANEL_HEIGHT / max(mm_z, mm_y))
-    contours = _contours(labels, reference)
-    panels = [_panel(view, volume_hu, spacing, contours, scale) for view in views]
-    panels.append(_legend(contours, spacing))
-    return _sheet(panels)
+    contours = find_contours(labels, reference)
+    panels = [draw_panel(view, volume_hu, spacing, contours, scale) for view in views]
+    panels.append(draw_legend(contours, spacing))
+    return draw_sheet(panels)
 
 
 def write_overlay(
@@ -98,7 +98,7 @@ def write_overlay(
         sheet.save(partial, format="PNG", optimize=True)
 
 
-def _contours(labels: Array, reference: Array | None) -> list[Contour]:
+def find_contours(labels: Array, reference: Array | None) -> list[Contour]:
     """The lines to draw, later ones on top; an empty reference tumour has none."""
     kidney, tumour = (1, 2, 3), (2,)
     contours = [
@@ -150,7 +150,7 @@ def _extent(body: NDArray[np.bool_], used: NDArray[np.intp], spacing: float) -> 
     return slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, body.size)
 
 
-def _panel(view: View, volume_hu: Array, spacing: Spacing, contours: list[Contour], scale: float) -> Image.Image:
+def draw_panel(view: View, volume_hu: Array, spacing: Spacing, contours: list[Contour], scale: float) -> Image.Image:
     """One view at ``scale`` px a mm, with its contours, caption, letters and scale bar."""
     low, high = WINDOW_HU
     plane = _upright(volume_hu, view)
@@ -199,7 +199,7 @@ def _outline(mask: Array, size: tuple[int, int], width: int) -> Image.Image:
     return Image.fromarray(edge.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
 
 
-def _legend(contours: list[Contour], spacing: Spacing) -> Image.Image:
+def draw_legend(contours: list[Contour], spacing: Spacing) -> Image.Image:
     """What the colours mean, with each class's volume."""
     panel = Image.new("RGB", (PANEL_WIDTH, 50 + 34 * len(contours)), BACKGROUND)
     draw = ImageDraw.Draw(panel)
@@ -213,7 +213,7 @@ def _legend(contours: list[Contour], spacing: Spacing) -> Image.Image:
     return panel
 
 
-def _sheet(panels: list[Image.Image]) -> Image.Image:
+def draw_sheet(panels: list[Image.Image]) -> Image.Image:
     """Panels three a row, each row as high as its highest panel."""
     rows = [panels[start : start + 3] for start in range(0, len(panels), 3)]
     heights = [max(panel.height for panel in row) for row in rows]

@@ -14,7 +14,7 @@ KIDNEY_MM = 100.0
 
 
 def smallest_component(
-    grid: tuple[int, ...],
+    grid: tuple[float, ...],
     shape: tuple[int, int, int],
     spacing: tuple[float, float, float],
     to_the_letter: bool,

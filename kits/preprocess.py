@@ -94,7 +94,12 @@ def _graph(axes: tuple[int, ...], norm: Normalisation, device_id: int | None) ->
 
 
 def preprocess(
-    hu_ZYX: np.ndarray, shape: tuple[int, int, int], norm: Normalisation, device: torch.device
+    hu_ZYX: np.ndarray,
+    shape: tuple[int, int, int],
+    norm: Normalisation,
+    device: torch.device,
+    start: int = 0,
+    stop: int | None = None,
 ) -> torch.Tensor:
     """Resample a volume to ``shape``, clip it to the HU window and standardise it (paper section 2.2).
 
@@ -106,17 +111,19 @@ def preprocess(
         shape: (slices, rows, columns) to resample to; both grids cover the same extent (half-pixel centres).
         norm: clipping and standardisation.
         device: where DALI works and the result lies.
+        start, stop: which slices of the result to make; all by default.
 
     Returns:
-        float32 (z, y, x) of size ``shape`` on ``device``.
+        float32 (z, y, x) on ``device``: slices [start, stop) of a volume of size ``shape``.
     """
+    stop = shape[0] if stop is None else stop
     axes = tuple(axis for axis in range(3) if shape[axis] != hu_ZYX.shape[axis])
     graph = _graph(axes, norm, None if device.type == "cpu" else device.index or 0)
     step = hu_ZYX.shape[0] / shape[0]
     reach = int(np.ceil(max(step, 1))) + 1 if 0 in axes else 0
-    out_ZYX = torch.empty(shape, dtype=torch.float32, device=device)
-    for first in range(0, shape[0], SLAB_SLICES):
-        last = min(first + SLAB_SLICES, shape[0])
+    out_ZYX = torch.empty((stop - start, *shape[1:]), dtype=torch.float32, device=device)
+    for first in range(start, stop, SLAB_SLICES):
+        last = min(first + SLAB_SLICES, stop)
         low = max(0, int(np.floor(first * step)) - reach)
         high = min(hu_ZYX.shape[0], int(np.ceil(last * step)) + reach)
         roi = (
@@ -131,7 +138,7 @@ def preprocess(
             }
         (slab,) = graph.run(**inputs)
         # DALI owns the slab and reuses it at the next run: share it, copy it into place, let it go.
-        out_ZYX[first:last] = torch.from_dlpack(slab[0])
+        out_ZYX[first - start : last - start] = torch.from_dlpack(slab[0])
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
     return out_ZYX

@@ -1,4 +1,4 @@
-"""Many cases: read ahead, keep failures apart, write results and the manifest, show progress."""
+"""Many cases: read ahead and write behind, keep failures apart, keep the manifest, show progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,8 +70,8 @@ class CaseReport:
 def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch | None = None) -> list[CaseReport]:
     """Segment every case; one that fails costs no other its result.
 
-    While a case is segmented the next is read. The manifest is rewritten after each case, so that it is true even
-    if the run is interrupted.
+    While a case is segmented the next is read and the last is written, each by a thread of its own; more than these
+    three are never held. The manifest is rewritten after each case, so that it is true even if the run is interrupted.
 
     Args:
         cases: from ``find_cases``.
@@ -81,38 +82,53 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch 
     watch = watch or Watch()
     reports: list[CaseReport] = []
     write_report(reports, outputs)  # what cannot be written is better known before the work than after
-    try:
-        with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
+    with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
+
+        def finish(case: Case, report: CaseReport, found: tuple[Volume, Prediction] | None) -> None:
+            with kept_apart(case, report):
+                if found:
+                    write_case(case, *found, outputs, report)
+                if not report.error:
+                    log.info("%s: %s", case.name, summary(report))
+            reports.append(report)
+            bar.update()
+            write_report(reports, outputs)
+
+        writing: Future[None] | None = None
+        stopped = ""
+        with ThreadPoolExecutor(1) as writer:
             for case, coming in read_ahead(cases, outputs):
                 bar.set_postfix_str(case.name)
-                reports.append(attempt(case, coming, cascade, outputs, watch))
-                bar.update()
-                write_report(reports, outputs)
-    except Stopped as stop:
-        reports += [
-            CaseReport(case.name, str(case.source), case.output_name, "not reached", str(stop))
-            for case in cases[len(reports) :]
-        ]
+                report = CaseReport(case.name, str(case.source), case.output_name)
+                found = None
+                try:
+                    with kept_apart(case, report):
+                        watch.check()
+                        found = segment_case(case, coming, cascade, outputs, report, watch)
+                except Stopped as stop:
+                    stopped = str(stop)
+                    break
+                if writing:
+                    writing.result()
+                writing = writer.submit(finish, case, report, found)
+        if writing:
+            writing.result()
+    if stopped:
+        waiting = cases[len(reports) :]
+        reports += [CaseReport(one.name, str(one.source), one.output_name, "not reached", stopped) for one in waiting]
         write_report(reports, outputs)
     return reports
 
 
-def attempt(
-    case: Case, coming: Future[tuple[Volume, float]] | None, cascade: Cascade, outputs: Outputs, watch: Watch
-) -> CaseReport:
-    """Segment one case and report on it, whatever becomes of it.
+@contextmanager
+def kept_apart(case: Case, report: CaseReport) -> Iterator[None]:
+    """Turn what goes wrong inside into the case's own failure.
 
     Raises:
         Stopped: the run is to end.
     """
-    report = CaseReport(case.name, str(case.source), case.output_name)
     try:
-        watch.check()
-        if coming is None:
-            report.status = "skipped"
-        else:
-            segment_case(case, coming, cascade, outputs, report, watch)
-        log.info("%s: %s", case.name, summary(report))
+        yield
     except Stopped:
         raise
     except KitsError as error:
@@ -122,10 +138,10 @@ def attempt(
     except Exception as error:
         report.error = f"{case.source}: unexpected {type(error).__name__}: {error}."
         log.debug("%s", case.name, exc_info=True)
-    if report.error:
-        report.status = "failed"
-        log.error("%s: failed. %s", case.name, report.error)
-    return report
+    else:
+        return
+    report.status = "failed"
+    log.error("%s: failed. %s", case.name, report.error)
 
 
 def write_report(reports: Sequence[CaseReport], outputs: Outputs) -> None:
@@ -158,13 +174,16 @@ def read_timed(case: Case) -> tuple[Volume, float]:
 
 def segment_case(
     case: Case,
-    coming: Future[tuple[Volume, float]],
+    coming: Future[tuple[Volume, float]] | None,
     cascade: Cascade,
     outputs: Outputs,
     report: CaseReport,
     watch: Watch,
-) -> None:
-    """Segment one case, write what is asked for and fill in its report."""
+) -> tuple[Volume, Prediction] | None:
+    """A case's volume and what was found in it, None if it is to be skipped; notes in its report what is known."""
+    if coming is None:
+        report.status = "skipped"
+        return None
     volume, read_seconds = coming.result()
     report.size, report.spacing_mm = volume.home.size_xyz, volume.home.spacing_xyz
     with tqdm(total=100, desc=case.name, unit="%", leave=False, disable=None) as bar:
@@ -175,10 +194,16 @@ def segment_case(
                 watch.check()
 
         result = cascade.predict(volume, outputs.probabilities, progress)
+    result.seconds = {"read": read_seconds} | result.seconds
+    return volume, result
+
+
+def write_case(case: Case, volume: Volume, result: Prediction, outputs: Outputs, report: CaseReport) -> None:
+    """Write what is asked for and fill in the case's report."""
     with result.timed("write"):
         write_results(case, volume, result, outputs)
     report.warnings = result.warnings
-    report.seconds = {name: round(s, 3) for name, s in ({"read": read_seconds} | result.seconds).items()}
+    report.seconds = {name: round(seconds, 3) for name, seconds in result.seconds.items()}
     report.right, report.left = volumetry(volume, result.labels)
     report.status = "done"
 

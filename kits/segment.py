@@ -10,11 +10,11 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
-from kits.engine import Corner, Engine
+from kits.engine import WINDOW_PX, Corner, Engine, Network
 from kits.locate import Region, pad_to_window
 from kits.preprocess import SLICE_MM, Normalisation, preprocess, working_shape
 from kits.stacks import OFFSETS
@@ -23,120 +23,133 @@ from kits.volume import Volume
 CHUNK = 32
 """Slices whose probabilities are held at a time."""
 
-Chunk = tuple[int, torch.Tensor]
+Span = tuple[int, int, tuple[Corner, ...]]
+"""A range of slices, its end exclusive, and the windows to look at in it."""
+Slices = tuple[int, torch.Tensor]
 """The index of a first slice, and the probabilities of it and the following ones: (n, 3, rows, columns)."""
+Box = tuple[slice, slice, slice]
 
 
 def segment(
     volume: Volume,
     regions: Sequence[Region],
-    networks: Sequence[nn.Module],
+    networks: Sequence[Network],
     norm: Normalisation,
     engine: Engine,
     mode: str = "native",
-) -> Iterator[Chunk]:
-    """Probabilities of background, kidney and tumour for the native slices that the regions reach, in order.
+) -> Iterator[tuple[Box, torch.Tensor]]:
+    """Probabilities of background, kidney and tumour where the regions lie; all else is background.
 
-    Each chunk is (first slice, float32 (n, 3, rows, columns)) on the native grid; no more than one is held.
+    Each is (box on the native grid, float32 (slices, 3, rows, columns)), of at most ``CHUNK`` slices or of what these
+    cover, in the slices' order; no more than one is held.
 
     Args:
         volume: the CT.
         regions: from ``locate``.
-        networks: the members of the ensemble, placed on the engine's device.
+        networks: the members of the ensemble, from ``Engine.place``.
         norm: how their input is standardised.
         engine: where they run.
         mode: ``native`` or ``paper``.
     """
-    if mode == "native":
-        yield from predict_native(volume, regions, networks, norm, engine)
-    else:
-        yield from predict_resliced(volume, regions, networks, norm, engine)
-
-
-def predict_native(
-    volume: Volume,
-    regions: Sequence[Region],
-    networks: Sequence[nn.Module],
-    norm: Normalisation,
-    engine: Engine,
-) -> Iterator[Chunk]:
-    """Every native slice, its neighbours sampled at -6, -3, +3 and +6 mm."""
-    depth = volume.hu.shape[0]
-    grid = working_shape(volume.hu.shape, volume.spacing, reslice=False)
-    step = SLICE_MM / volume.spacing[0]
-    reach = int(step * max(OFFSETS)) + 1
-    for first, last, windows in spans([(r.first, r.last, r.windows) for r in regions]):
-        low, high = max(0, first - reach), min(depth, last + reach)
-        slices_ZYX = preprocess(volume.hu[low:high], (high - low, *grid[1:]), norm, engine.device)
-        probabilities = engine.predict(
-            networks, pad_to_window(slices_ZYX, norm.air), range(first - low, last - low), windows, step
+    grid = working_shape(volume.hu.shape, volume.spacing, reslice=mode == "paper")
+    rows, columns = plane_of(regions, grid, volume)
+    hu_ZYX = volume.hu[:, rows, columns]
+    if grid[1:] == volume.hu.shape[1:]:
+        grid = grid[0], hu_ZYX.shape[1], hu_ZYX.shape[2]
+    scale = len(hu_ZYX) / grid[0]  # native slices a slice
+    wanted = [
+        (
+            int(region.first / scale),
+            min(grid[0], math.ceil(region.last / scale)),
+            tuple((top - rows.start, left - columns.start) for top, left in region.windows),
         )
-        yield first, to_native_plane(probabilities, grid, volume)
+        for region in regions
+    ]
+    step = SLICE_MM / volume.spacing[0] if mode == "native" else 1.0
+    found = predict(hu_ZYX, grid, wanted, networks, norm, engine, step)
+    for first, chunk in found if mode == "native" else to_native_slices(found, grid[0], len(hu_ZYX)):
+        yield (slice(first, first + len(chunk)), rows, columns), chunk
 
 
-def predict_resliced(
-    volume: Volume,
-    regions: Sequence[Region],
-    networks: Sequence[nn.Module],
+def plane_of(regions: Sequence[Region], grid: tuple[int, int, int], volume: Volume) -> tuple[slice, slice]:
+    """The native rows and columns that some window reaches; all of them where the plane is resampled."""
+    whole = slice(0, volume.hu.shape[1]), slice(0, volume.hu.shape[2])
+    if not regions or grid[1:] != volume.hu.shape[1:]:
+        return whole
+    corners = np.array([window for region in regions for window in region.windows])
+    lows, highs = corners.min(0).tolist(), (corners.max(0) + WINDOW_PX).tolist()
+    rows, columns = (slice(low, min(high, all.stop)) for low, high, all in zip(lows, highs, whole, strict=True))
+    return rows, columns
+
+
+def predict(
+    hu_ZYX: np.ndarray,
+    grid: tuple[int, int, int],
+    wanted: Sequence[Span],
+    networks: Sequence[Network],
     norm: Normalisation,
     engine: Engine,
-) -> Iterator[Chunk]:
-    """Every 3 mm slice as in the paper; its probabilities are interpolated to the native slices."""
-    depth = volume.hu.shape[0]
-    grid = working_shape(volume.hu.shape, volume.spacing)
-    scale = depth / grid[0]
-    slices_ZYX = pad_to_window(preprocess(volume.hu, grid, norm, engine.device), norm.air)
-    wanted = [(int(r.first / scale), min(grid[0], math.ceil(r.last / scale)), r.windows) for r in regions]
-    held: Chunk | None = None
+    step: float,
+) -> Iterator[Slices]:
+    """Probabilities of the wanted slices of the working grid, in native rows and columns, chunk by chunk.
+
+    Args:
+        hu_ZYX: int16 HU.
+        grid: (slices, rows, columns) of the working grid.
+        wanted: slices and windows on that grid.
+        networks, norm, engine: see ``segment``.
+        step: slices between the neighbours that the networks see.
+    """
+    reach = int(step * max(OFFSETS)) + 1
     for first, last, windows in spans(wanted):
-        probabilities = engine.predict(networks, slices_ZYX, range(first, last), windows)
-        chunk = first, to_native_plane(probabilities, grid, volume)
-        if held and held[0] + len(held[1]) == first:  # what lies between two chunks needs both
-            chunk = first - 1, torch.cat([held[1][-1:], chunk[1]])
-        yield to_native_slices(chunk, grid[0], depth)
-        held = chunk
+        low, high = max(0, first - reach), min(grid[0], last + reach)
+        slices_ZYX = pad_to_window(preprocess(hu_ZYX, grid, norm, engine.device, low, high), norm.air)
+        probabilities = engine.predict(networks, slices_ZYX, range(first - low, last - low), windows, step)
+        yield first, to_native_plane(probabilities, grid, hu_ZYX.shape)
 
 
-def to_native_plane(probabilities: torch.Tensor, grid: tuple[int, int, int], volume: Volume) -> torch.Tensor:
+def to_native_plane(probabilities: torch.Tensor, grid: tuple[int, int, int], shape: tuple[int, ...]) -> torch.Tensor:
     """Cut the padding off and, where the plane was resampled, interpolate back to native rows and columns."""
     probabilities = probabilities[..., : grid[1], : grid[2]]
-    if grid[1:] == volume.hu.shape[1:]:
+    if grid[1:] == shape[1:]:
         return probabilities
-    return functional.interpolate(probabilities, size=volume.hu.shape[1:], mode="bilinear")
+    return functional.interpolate(probabilities, size=shape[1:], mode="bilinear")
 
 
-def to_native_slices(chunk: Chunk, resliced: int, depth: int) -> Chunk:
+def to_native_slices(chunks: Iterator[Slices], resliced: int, depth: int) -> Iterator[Slices]:
     """Interpolate probabilities of 3 mm slices to the native slices whose centres lie between theirs.
 
     The outermost 3 mm slices of the volume stand for all that lies beyond their centres.
 
     Args:
-        chunk: (first 3 mm slice, their probabilities).
+        chunks: each a first 3 mm slice, and probabilities from it on; in order.
         resliced, depth: number of 3 mm and of native slices of the volume.
     """
-    first, probabilities = chunk
-    last = first + len(probabilities) - 1
     centres = ((torch.arange(depth) + 0.5) * (resliced / depth) - 0.5).clamp(0, resliced - 1)
-    native = torch.nonzero((centres >= first) & (centres <= last))[:, 0]
-    if not len(native):
-        return 0, probabilities[:0]
-    position = centres[native] - first
-    below = position.floor().long()
-    weight = (position - below).to(probabilities)[:, None, None, None]
-    above = (below + 1).clamp_max(len(probabilities) - 1)
-    return int(native[0]), torch.lerp(probabilities[below], probabilities[above], weight)
+    held: Slices | None = None
+    for first, probabilities in chunks:
+        if held and held[0] + len(held[1]) == first:  # what lies between two chunks needs both
+            first, probabilities = first - 1, torch.cat([held[1][-1:], probabilities])
+        native = torch.nonzero((centres >= first) & (centres <= first + len(probabilities) - 1))[:, 0]
+        if len(native):
+            position = centres[native] - first
+            below = position.floor().long()
+            weight = (position - below).to(probabilities)[:, None, None, None]
+            above = (below + 1).clamp_max(len(probabilities) - 1)
+            yield int(native[0]), torch.lerp(probabilities[below], probabilities[above], weight)
+        held = first, probabilities
 
 
-def spans(ranges: Sequence[tuple[int, int, tuple[Corner, ...]]]) -> Iterator[tuple[int, int, list[Corner]]]:
+def spans(wanted: Sequence[Span]) -> Iterator[tuple[int, int, list[Corner]]]:
     """Cut ranges of slices, each with its windows, into spans of at most ``CHUNK`` slices that want the same windows.
 
     Example:
         >>> list(spans([(0, 4, ((0, 0),)), (2, 6, ((9, 9),))]))
         [(0, 2, [(0, 0)]), (2, 4, [(0, 0), (9, 9)]), (4, 6, [(9, 9)])]
     """
-    borders = sorted({border for first, last, _ in ranges for border in (first, last)})
+    borders = sorted({border for first, last, _ in wanted for border in (first, last)})
     for low, high in itertools.pairwise(borders):
-        windows = dict.fromkeys(w for first, last, ws in ranges if first <= low and high <= last for w in ws)
+        windows = dict.fromkeys(w for first, last, ws in wanted if first <= low and high <= last for w in ws)
         if windows:
             for first in range(low, high, CHUNK):
                 yield first, min(first + CHUNK, high), list(windows)

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from kits import Cascade, Volume
+from kits.cascade import most_probable
 from test.threshold import dice, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -132,6 +134,11 @@ def test_probabilities_are_percent_of_the_scored_regions() -> None:
     assert kidney.dtype == np.uint8
     assert np.array_equal(kidney == 100, truth > 0)
     assert np.array_equal(tumour == 100, truth == 2)
+
+
+def test_the_most_probable_class_is_the_first_of_the_highest() -> None:
+    levels = torch.tensor(list(itertools.product((0.0, 0.3, 0.7), repeat=3)))
+    assert torch.equal(most_probable(levels[None, :, :, None].transpose(1, 2))[0, :, 0], levels.argmax(1))
 
 
 def test_progress_grows_to_one() -> None:

@@ -1,16 +1,21 @@
 """Slices through networks: batches, windows, ensembles, precision."""
 
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from kits import engine
-from kits.engine import Engine, cover, fastest_precision
+from kits.engine import Engine, choose_engine, cover, fastest_precision
 from kits.errors import KitsError
 from kits.networks import ResNet, ResUNet
 from kits.stacks import stack_slices
 from test.threshold import Threshold
+
+needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
 
 
 class Constant(nn.Module):
@@ -122,6 +127,58 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         machine = Engine("cpu")
         machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
     assert [record.message for record in caplog.records if "cpu in" in record.message] == [caplog.records[0].message]
+
+
+@needs_openvino
+@pytest.mark.parametrize("architecture", [ResUNet, ResNet])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_gives_what_torch_gives(architecture: type[nn.Module], batch: int) -> None:
+    torch.manual_seed(0)
+    network, slices = architecture().eval(), torch.randn(4, 256, 300)
+    for module in network.modules():  # statistics as after training: not those that batch norm starts from
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    got = []
+    for name in ("torch", "openvino"):
+        machine = Engine("cpu", name)
+        machine.precision, machine.batch = torch.float32, batch
+        networks = [machine.place(network)]
+        got.append(machine.predict(networks, slices, [0, 2, 3], [(0, 0), (0, 44)]))
+    assert torch.allclose(*got, atol=1e-5)
+
+
+@needs_openvino
+def test_two_networks_compiled_by_openvino_keep_their_answers_apart() -> None:
+    members = [Constant(0.0, 4.0, 0.0), Constant(1.0, 0.0, 0.0)]
+    machine = Engine("cpu", "openvino")
+    got = machine.predict([machine.place(member) for member in members], torch.zeros(1, 256, 256), [0], [(0, 0)])
+    expected = torch.stack([member.logits.softmax(0) for member in members]).mean(0)
+    assert torch.allclose(got[0, :, 0, 0], expected, atol=1e-6)
+
+
+@needs_openvino
+def test_openvino_reports_nothing_home() -> None:
+    Engine("cpu", "openvino").place(Constant(0.0, 0.0, 0.0))
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_without_openvino_torch_runs_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_engine("auto", torch.device("cpu")) == "torch"
+    with pytest.raises(KitsError, match="pip install openvino"):
+        choose_engine("openvino", torch.device("cpu"))
+
+
+def test_on_a_gpu_torch_runs_the_networks() -> None:
+    assert choose_engine("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(KitsError, match="--device cpu"):
+        choose_engine("openvino", torch.device("cuda"))
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="'onnx'"):
+        Engine("cpu", "onnx")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -1,9 +1,10 @@
 """Stage 1: which regions come of which kidneys."""
 
 import numpy as np
+import pytest
 
 from kits.engine import Engine
-from kits.locate import MARGIN_MM, locate
+from kits.locate import KIDNEYS, LOOK_EVERY, MARGIN_MM, locate
 from test.threshold import NORM, Threshold, phantom_volume
 
 
@@ -56,3 +57,28 @@ def test_a_thin_scan_keeps_its_slab_of_kidney_unless_to_the_letter() -> None:
     thin = {"shape": (3, 128, 160), "kidneys": ((0.5, 0.5, 0.5),), "tumour_mm": 0}
     assert len(regions(**thin)[0]) == 1
     assert regions(to_the_letter=True, **thin)[0] == []
+
+
+def test_only_some_slices_are_looked_at_unless_to_the_letter() -> None:
+    volume, _ = phantom_volume(shape=(60, 128, 160))
+    seen = []
+    for to_the_letter in (False, True):
+        network = Threshold()
+        locate(volume, [network], NORM, Engine("cpu"), to_the_letter)
+        seen.append(network.seen)
+    ends = 2 * KIDNEYS * (LOOK_EVERY - 1)
+    assert 60 / LOOK_EVERY < seen[0] <= 60 / LOOK_EVERY + ends
+    assert seen[1] == 60
+
+
+@pytest.mark.parametrize("centre", [0.40, 0.42, 0.44, 0.46, 0.48, 0.50])
+def test_regions_end_where_they_would_if_every_slice_were_looked_at(centre: float) -> None:
+    places = ((centre, 0.5, 0.2), (centre + 0.11, 0.5, 0.8))
+    few, every = (regions(to_the_letter=letter, shape=(61, 300, 400), kidneys=places)[0] for letter in (False, True))
+    assert [(region.first, region.last) for region in few] == [(region.first, region.last) for region in every]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_few_slices_are_all_in_the_region(depth: int) -> None:
+    (region,), _ = regions(shape=(depth, 128, 160), kidneys=((0.5, 0.5, 0.5),), tumour_mm=0)
+    assert (region.first, region.last) == (0, depth)

@@ -100,6 +100,15 @@ def test_slab_by_slab_equals_in_one_go(monkeypatch, slab, shape):
     torch.testing.assert_close(preprocess(hu, shape, UNIT, CPU), whole, rtol=0, atol=TOLERANCE_HU)
 
 
+@pytest.mark.parametrize("shape", [(29, 12, 14), (41, 6, 7), (9, 12, 14), (82, 12, 14)])
+def test_some_slices_are_those_of_the_whole(shape):
+    hu = noise((41, 12, 14))
+    whole = preprocess(hu, shape, UNIT, CPU)
+    for start, stop in ((0, 4), (3, 7), (shape[0] - 1, shape[0])):
+        part = preprocess(hu, shape, UNIT, CPU, start, stop)
+        torch.testing.assert_close(part, whole[start:stop], rtol=0, atol=TOLERANCE_HU)
+
+
 @pytest.mark.parametrize("shape", [SHAPE, (5, 10, 11)])
 def test_a_result_is_not_overwritten_by_the_next_call(shape):
     first = preprocess(noise(seed=1), shape, NORM, CPU)

@@ -1,5 +1,6 @@
 """Stage 2's way over the slices and back to the native grid."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ def test_a_window_that_two_regions_share_is_looked_at_once() -> None:
 @pytest.mark.parametrize(("depth", "resliced"), [(60, 20), (20, 20), (12, 20), (1, 2), (2, 1)])
 def test_native_slices_take_interpolated_probabilities(depth: int, resliced: int) -> None:
     coarse = torch.linspace(0, 1, resliced)[:, None, None, None].expand(-1, 3, 2, 2)
-    first, native = to_native_slices((0, coarse), resliced, depth)
+    ((first, native),) = to_native_slices(iter([(0, coarse)]), resliced, depth)
     expected = torch.nn.functional.interpolate(coarse[:, 0, 0, 0][None, None], size=depth, mode="linear")[0, 0]
     assert first == 0
     assert torch.allclose(native[:, 0, 0, 0], expected, atol=1e-6)
@@ -34,9 +35,9 @@ def test_chunks_reach_every_slice_of_a_region_once_and_no_other(mode: str) -> No
     volume, _ = phantom_volume(shape=(100, 64, 64), spacing=(1.5, 0.8, 0.8))
     regions = [Region(10, 90, ((0, 0),)), Region(30, 60, ((0, 0),))]
     reached = [
-        first + index
-        for first, chunk in segment(volume, regions, [Threshold()], NORM, Engine("cpu"), mode)
-        for index in range(len(chunk))
+        index
+        for (slices, _, _), _ in segment(volume, regions, [Threshold()], NORM, Engine("cpu", "torch"), mode)
+        for index in range(slices.start, slices.stop)
     ]
     assert sorted(set(reached)) == sorted(set(reached) & set(range(8, 92)))
     assert set(range(11, 89)) <= set(reached)
@@ -58,3 +59,20 @@ def test_native_neighbours_lie_three_and_six_millimetres_away() -> None:
     hu = torch.cat(seen) * NORM.std + NORM.mean
     expected = torch.arange(20, 70)[:, None] * 2.0 + torch.tensor([-10.0, -5.0, 0.0, 5.0, 10.0])
     assert torch.allclose(hu, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["native", "paper"])
+def test_only_the_part_of_the_plane_that_windows_reach_is_worked_on(mode: str) -> None:
+    volume, truth = phantom_volume(shape=(20, 300, 600), kidneys=((0.5, 0.5, 0.5),), tumour_mm=0)
+    found = np.zeros_like(truth)
+    region = Region(0, 20, ((20, 150), (30, 200)))
+    for box, chunk in segment(volume, [region], [Threshold()], NORM, Engine("cpu", "torch"), mode):
+        assert box[1:] == (slice(20, 286), slice(150, 456))
+        assert tuple(chunk.shape[2:]) == (266, 306)
+        found[box] = chunk.argmax(1).numpy()
+    assert np.array_equal(found, truth)
+
+
+def test_without_a_region_there_is_nothing_to_do() -> None:
+    volume, _ = phantom_volume(shape=(5, 64, 64))
+    assert list(segment(volume, [], [Threshold()], NORM, Engine("cpu", "torch"))) == []

@@ -34,7 +34,7 @@ def member(role: str, network: nn.Module | None = None) -> Member:
 
 
 def threshold_cascade(mode: str = "native") -> Cascade:
-    return Cascade([member("locate")], [member("segment"), member("segment")], "cpu", mode)
+    return Cascade([member("locate")], [member("segment"), member("segment")], "cpu", mode, "torch")
 
 
 def phantom(

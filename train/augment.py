@@ -1,68 +1,161 @@
-"""One training patch: rotate, scale, shift, flip, vary the intensities, clip and standardise.
+"""Training patches: cut, rotate, scale, shift and mirror in DALI; vary the intensities; clip and standardise.
 
-Table 1 augments tumour slices only, by rotation, flip and central zoom; here every slice is augmented, and
-intensities vary too, since few patients must stand for many scanners and contrast phases.
+Table 1 varies tumour slices only, by rotation, mirroring and central zoom. All random numbers come from NumPy
+generators that belong to a batch, never from DALI, so that a resumed run goes on exactly.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from nvidia.dali import fn, pipeline_def, types
 from torch.nn import functional
 
 from kits.preprocess import Normalisation
-from kits.stacks import stack_slices
-from train.cases import Scan
-from train.config import Config
+from kits.stacks import OFFSETS
+from train.cache import Scan
+from train.config import Augmentation, Config
 from train.sampling import Site
+from train.synthetic.lesions import grow_lesion
 
-ROTATION_DEGREES = 30.0  # Table 1
-SCALE = 1.25
-SHIFT_PX = 32.0
-FLOOR_HU = -200.0  # what lies outside a slice
-
-
-def patch(
-    scan: Scan, site: Site, config: Config, norm: Normalisation, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random variation of a site: standardised (5, patch, patch) float32, and its labels, int64."""
-    low = max(0, site.slice - 2)
-    slices = torch.from_numpy(scan.hu[low : site.slice + 3]).float().clamp(FLOOR_HU, 600)
-    hu = stack_slices(slices, torch.tensor([site.slice - low]))[0]
-    if len(scan.hu) > 1 and rng.random() < 0.5:
-        hu = hu.flip(0)
-    grid = sampling_grid(site, hu.shape[1:], config, rng, lone=len(scan.hu) == 1)
-    hu = functional.grid_sample(hu[:, None] - FLOOR_HU, grid, align_corners=False)[:, 0] + FLOOR_HU
-    labels = torch.from_numpy(scan.labels[site.slice]).float()[None, None]
-    labels = functional.grid_sample(labels, grid[2:3], mode="nearest", align_corners=False)[0, 0].long()
-    hu = vary_intensity(hu, rng)
-    return (hu.clamp(*norm.window) - norm.mean) / norm.std, labels
+FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
+DRIFT_PX = 0.7
+DRIFT_SCALE = 0.01
+CHANNELS = len(OFFSETS)
+"""Names of the graph's inputs, one a channel."""
 
 
-def sampling_grid(
-    site: Site, shape: tuple[int, ...], config: Config, rng: np.random.Generator, lone: bool
-) -> torch.Tensor:
-    """Where the patch's pixels lie in the slice, for ``grid_sample``: (5, patch, patch, 2).
+def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
+    """The DALI pipeline that cuts patches out of slices: five slices and their labels, each by its own matrix."""
 
-    The five channels of a lone slice move a little against each other, since neighbours never are equal.
+    @pipeline_def(batch_size=batch, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
+    def graph() -> Any:
+        warped = []
+        for name, kind, how, fill in (
+            *((f"slice{c}", types.INT16, types.INTERP_LINEAR, FLOOR_HU) for c in range(CHANNELS)),
+            ("labels", types.UINT8, types.INTERP_NN, 0),
+        ):
+            image = fn.external_source(name=name, dtype=kind, ndim=3)
+            matrix = fn.external_source(name=f"{name}-matrix", dtype=types.FLOAT, ndim=2)
+            if device_id is not None:
+                image, matrix = image.gpu(), matrix.gpu()
+            to = types.FLOAT if kind == types.INT16 else kind
+            warped.append(
+                fn.warp_affine(
+                    image, matrix=matrix, size=(patch, patch), interp_type=how, fill_value=fill, dtype=to,
+                    inverse_map=True,
+                )
+            )  # fmt: skip
+        return fn.cat(*warped[:CHANNELS], axis=2), warped[CHANNELS]
+
+    pipeline = graph()
+    pipeline.build()
+    return pipeline
+
+
+class Augmenter:
+    """Makes batches of patches.
+
+    Args:
+        config: of the training.
+        norm: how patches are standardised in the end.
+        batch: patches a batch.
+        device: where DALI works and the patches lie.
     """
-    angle = math.radians(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)) * rng.random()
-    scale = np.exp(rng.uniform(-1, 1, 2) * 0.05 + rng.uniform(-1, 1) * math.log(SCALE))
-    flip = -1.0 if rng.random() < config.flip else 1.0
-    shift = rng.uniform(-SHIFT_PX, SHIFT_PX, 2)
-    pixels = torch.arange(config.patch) - (config.patch - 1) / 2
-    y, x = torch.meshgrid(pixels, pixels, indexing="ij")
-    grids = []
-    for channel in range(5):
-        drift = rng.normal(0, 0.7, 3) * (channel - 2) if lone else np.zeros(3)
-        grow = 1 + 0.01 * drift[2]
-        rows = (math.cos(angle) * y + math.sin(angle) * x) * scale[0] * grow + site.centre[0] + shift[0] + drift[0]
-        columns = (math.cos(angle) * x - math.sin(angle) * y) * scale[1] * grow * flip
-        columns = columns + site.centre[1] + shift[1] + drift[1]
-        grids.append(torch.stack([columns * 2 / shape[1] - 1, rows * 2 / shape[0] - 1], dim=-1))
-    return torch.stack(grids).float()
+
+    def __init__(self, config: Config, norm: Normalisation, batch: int, device: torch.device) -> None:
+        self.config, self.norm, self.device = config, norm, device
+        self.graph = _warp_graph(batch, config.patch, None if device.type == "cpu" else device.index or 0)
+
+    def __call__(
+        self, scans: Sequence[Scan], picked: Sequence[Site], generators: Sequence[np.random.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Varied patches of some sites.
+
+        Args:
+            scans: that the sites are of.
+            picked: the sites, as many as a batch has.
+            generators: one a site, so that a patch does not depend on the others of its batch.
+
+        Returns:
+            Standardised float32 (batch, 5, patch, patch), and labels, int64 (batch, patch, patch).
+        """
+        how = self.config.augmentation
+        inputs: dict[str, list[np.ndarray]] = {}
+        for site, rng in zip(picked, generators, strict=True):
+            scan = scans[site.scan]
+            varied = scan.groups[site.slice] in how.groups
+            slices, labels = take(scan, site, how if varied else None, rng)
+            matrices = placements(site, scan.lone, self.config.patch, how if varied else None, rng)
+            for name, image, matrix in zip(
+                [*(f"slice{c}" for c in range(CHANNELS)), "labels"],
+                [*slices, labels],
+                [*matrices, matrices[CHANNELS // 2]],
+                strict=True,
+            ):
+                inputs.setdefault(name, []).append(image[..., None])
+                inputs.setdefault(f"{name}-matrix", []).append(matrix)
+        images, labels_YXC = (torch.from_dlpack(out.as_tensor()).clone() for out in self.graph.run(**inputs))
+        images = images.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like them
+        if how.intensity:
+            for number, (site, rng) in enumerate(zip(picked, generators, strict=True)):
+                if scans[site.scan].groups[site.slice] in how.groups:
+                    images[number] = vary_intensity(images[number], rng)
+        images = (images.clamp_(*self.norm.window) - self.norm.mean) / self.norm.std
+        return images, labels_YXC[..., 0].long()
+
+
+def take(
+    scan: Scan, site: Site, how: Augmentation | None, rng: np.random.Generator
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """A slice's five neighbours and its labels; volumes are turned upside down at times, lesions grown at times."""
+    last = len(scan.hu) - 1
+    order = [min(max(site.slice + offset, 0), last) for offset in OFFSETS]
+    labels = np.asarray(scan.labels[site.slice])
+    if how and rng.random() < how.reverse:
+        order.reverse()
+    if how and scan.lone and rng.random() < how.lesions and scan.groups[0] == "K":
+        hu, grown, _ = grow_lesion(np.asarray(scan.hu), labels[None], scan.spacing, rng)
+        return [bounded(hu[0])] * CHANNELS, grown[0]
+    held = {z: bounded(scan.hu[z]) for z in set(order)}
+    return [held[z] for z in order], labels
+
+
+def bounded(hu: np.ndarray) -> np.ndarray:
+    """HU within the range that matters, int16, read into memory."""
+    return np.clip(hu, FLOOR_HU, CEILING_HU).astype(np.int16)
+
+
+def placements(
+    site: Site, lone: bool, patch: int, how: Augmentation | None, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """For each channel the 2 x 3 matrix that takes a patch's (x, y) to the slice's."""
+    angle, flip = 0.0, 1.0
+    scale: np.ndarray = np.ones(2)
+    shift: np.ndarray = np.zeros(2)
+    drift: np.ndarray = np.zeros(3)
+    if how:
+        angle = math.radians(rng.uniform(-how.rotation_degrees, how.rotation_degrees))
+        if rng.random() < how.zoom_chance:
+            span = math.log(how.zoom)
+            scale = np.exp(-rng.uniform(-span if how.shrink else 0.0, span) + rng.uniform(-0.05, 0.05, 2) * how.shrink)
+        flip = -1.0 if rng.random() < how.flip else 1.0
+        shift = rng.uniform(-how.shift_px, how.shift_px, 2)
+    matrices = []
+    for offset in OFFSETS:
+        if how and how.drift and lone:  # each neighbour a little further from the middle one, as real ones are
+            drift = rng.normal(0, DRIFT_PX, 3) * offset
+        grow = scale * (1 + DRIFT_SCALE * drift[2])
+        linear = np.array([[math.cos(angle) * grow[1] * flip, -math.sin(angle) * grow[1] * flip],
+                           [math.sin(angle) * grow[0], math.cos(angle) * grow[0]]])  # fmt: skip
+        target = np.array([site.centre[1] + shift[1] + drift[1], site.centre[0] + shift[0] + drift[0]])
+        offset_xy = target - linear @ np.full(2, patch / 2)  # DALI counts from pixels' corners
+        matrices.append(np.column_stack([linear, offset_xy]).astype(np.float32))
+    return matrices
 
 
 def vary_intensity(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -72,7 +165,7 @@ def vary_intensity(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         half = functional.interpolate(hu[None], scale_factor=float(rng.uniform(0.5, 0.9)), mode="bilinear")
         hu = functional.interpolate(half, size=hu.shape[1:], mode="bilinear")[0]
     if rng.random() < 0.4:
-        noise = torch.from_numpy(rng.standard_normal(hu.shape, dtype=np.float32))
+        noise = torch.from_numpy(rng.standard_normal(hu.shape, dtype=np.float32)).to(hu.device)
         if rng.random() < 0.5:
             noise = functional.avg_pool2d(noise[None], 3, 1, 1)[0] * 2
         hu = hu + noise * float(rng.uniform(0, 25))

@@ -1,89 +1,140 @@
-"""Where slices to learn from come from: lone labelled slices and whole volumes, as one kind of thing.
+"""Labelled cases to learn from: whole KiTS cases, other volumes with masks, lone slices, all as one kind of thing.
 
-A lone slice stands for its own neighbours. Volumes pass through the same preprocessing as in inference.
+Another kind of source is one more function from a ``Source`` to its cases, listed in ``KINDS``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from PIL import Image
 
+from kits.errors import InputError
 from kits.files import Case, read_image, read_volume
-from kits.preprocess import Normalisation, preprocess, working_shape
+from kits.preprocess import SLICE_MM
 from kits.volume import Grid
+from train.config import Source
 
-CPU = torch.device("cpu")
-WIDE = Normalisation(0.0, 1.0, (-1000.0, 1000.0))
-"""Keeps HU as they are: training clips to the window only after it has varied the intensities."""
+FAULTY = tuple(f"kits-{number:05d}" for number in (15, 23, 37, 68, 125, 133))
+"""KiTS19 cases whose labels were wrong in early releases."""
+CYST = 3
+"""KiTS21's and KiTS23's third label; KiTS19 counts cysts as kidney."""
+TOLERANCES = (("origin", 0.1), ("spacing_xyz", 1e-3), ("direction", 1e-3))
+"""By how much the grids of a CT and its label map may differ: mm, mm, and cosines."""
+
+Loaded = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
-class Scan:
-    """Labelled slices of one patient on the grid of the networks.
+class LabelledCase:
+    """A case of a source, not yet read.
 
     Args:
-        patient: who it is; patients, not scans, are split into training and validation.
-        hu: int16 HU, (z, y, x): a volume at 3 mm, or one lone slice.
-        labels: uint8, as ``hu``: 0 background, 1 kidney (cysts included, as in KiTS19), 2 tumour.
+        name: unique among all cases.
+        patient: who it is; patients, not cases, are split into training and validation.
+        files: what it is read from, the CT first.
+        read: gives int16 HU and uint8 labels in {0, 1, 2}, both canonical (z, y, x), and the spacing in mm; raises
+            ``InputError`` where they do not fit each other.
     """
 
+    name: str
     patient: str
-    hu: np.ndarray
-    labels: np.ndarray
+    files: tuple[Path, ...]
+    read: Callable[[], Loaded]
 
 
-def slice_folder(folder: Path, halve: bool) -> list[Scan]:
-    """Lone slices: PNG pairs listed in ``slices.json``, grey values as that folder's window says.
+def kits_cases(source: Source) -> Iterator[LabelledCase]:
+    """KiTS19's layout: ``case_XXXXX`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``."""
+    for folder in sorted(source.path.glob("case_*")):
+        ct, label = folder / "imaging.nii.gz", folder / "segmentation.nii.gz"
+        if label.exists():  # KiTS19's test cases have none
+            name = f"{source.name}-{folder.name.removeprefix('case_')}"
+            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label))
 
-    Each entry names ``case``, ``ct``, ``label`` and ``spacing_mm``. Grey 0 to 255 is -80 to 320 HU in KiTS23's
-    figures and 0 to 255 HU in KiTS19's, whose 0 stands for all that is below, mostly fat (taken as -100 HU); a folder
-    named ``*kits19*`` holds the latter.
+
+def volume_cases(source: Source) -> Iterator[LabelledCase]:
+    """Other volumes: ``NAME/ct.nii.gz`` with ``NAME/label.nii.gz``; a folder ``kits_00166`` is KiTS's patient."""
+    for ct in sorted(source.path.glob("*/ct.nii.gz")):
+        label = ct.with_name("label.nii.gz")
+        name = ct.parent.name
+        patient = name.replace("kits_", "kits-") if name.startswith("kits_") else name
+        yield LabelledCase(name, patient, (ct, label), partial(read_pair, ct, label))
+
+
+def slice_cases(source: Source) -> Iterator[LabelledCase]:
+    """Lone slices: pairs of pictures listed in ``slices.json`` with ``case``, ``ct``, ``label`` and ``spacing_mm``."""
+    listing = source.path / "slices.json"
+    for number, entry in enumerate(json.loads(listing.read_text()) if listing.exists() else []):
+        ct, label = source.path / entry["ct"], source.path / entry["label"]
+        patient = f"{source.name}-{entry['case']:05d}"
+        spacing = (SLICE_MM, *entry["spacing_mm"][1:])
+        yield LabelledCase(
+            f"{source.path.name}-{number:04d}",
+            patient,
+            (ct, label),
+            partial(read_pictures, ct, label, spacing, source),
+        )
+
+
+KINDS = {"kits": kits_cases, "volumes": volume_cases, "slices": slice_cases}
+
+
+def find_labelled(source: Source) -> list[LabelledCase]:
+    """All labelled cases of a source.
+
+    Raises:
+        InputError: there are none.
     """
-    kits19 = "kits19" in folder.name
-    scans = []
-    for entry in json.loads((folder / "slices.json").read_text()):
-        grey = np.asarray(Image.open(folder / entry["ct"]).convert("L")).astype(np.float32)
-        hu = np.where(grey > 0, grey, -100) if kits19 else grey * (400 / 255) - 80
-        labels = np.asarray(Image.open(folder / entry["label"]))
-        spacing = (3.0, *entry["spacing_mm"][1:])
-        scans.append(on_working_grid(f"kits-{entry['case']:05d}", np.rint(hu).astype(np.int16)[None],
-                                     labels[None], spacing, halve))  # fmt: skip
-    return scans
+    cases = list(KINDS[source.kind](source))
+    if not cases:
+        raise InputError(f"{source.path} holds no labelled case of the kind {source.kind!r}.")
+    return cases
 
 
-def volume_folder(folder: Path, halve: bool) -> list[Scan]:
-    """Whole volumes: ``NAME/ct.nii.gz`` with ``NAME/label.nii.gz``; patients are named so, KiTS ones kits-00166."""
-    scans = []
-    for path in sorted(folder.glob("*/ct.nii.gz")):
-        name = path.parent.name
-        ct = read_volume(Case(name, path, f"{name}.nii.gz"))
-        labels = read_canonical_labels(path.with_name("label.nii.gz"))
-        scans.append(on_working_grid(name.replace("kits_", "kits-"), ct.hu, labels, ct.spacing, halve))
-    return scans
+def read_pair(ct: Path, label: Path) -> Loaded:
+    """A volume and its label map in canonical orientation.
+
+    Raises:
+        InputError: a file cannot be read, or the two differ in size or place, or the labels are none of KiTS's.
+    """
+    volume = read_volume(Case(ct.parent.name, ct, ct.name))
+    image = read_image(label)
+    theirs = Grid.of(image)
+    if volume.home.size_xyz != theirs.size_xyz:
+        raise InputError(f"{label} has {theirs.size_xyz} voxels, {ct} {volume.home.size_xyz}: not of the same scan.")
+    if any(not np.allclose(getattr(volume.home, name), getattr(theirs, name), atol=by) for name, by in TOLERANCES):
+        raise InputError(f"{label} lies elsewhere than {ct} (their affines differ): resample it, or mend its header.")
+    order, flips = theirs.canonical_axes()
+    labels = sitk.GetArrayViewFromImage(image).transpose(order)[flips]
+    return volume.hu, kits19_labels(labels, label), volume.spacing
 
 
-def read_canonical_labels(path: Path) -> np.ndarray:
-    """A label map in canonical orientation, uint8 (z, y, x)."""
-    image = sitk.Cast(read_image(path), sitk.sitkUInt8)
-    order, flips = Grid.of(image).canonical_axes()
-    return sitk.GetArrayFromImage(image).transpose(order)[flips]
+def read_pictures(ct: Path, label: Path, spacing: tuple[float, float, float], source: Source) -> Loaded:
+    """A lone slice as a volume of one; grey values become HU as the source says."""
+    grey = np.asarray(Image.open(ct).convert("L")).astype(np.float32)
+    low, high = source.grey_hu
+    hu = grey * ((high - low) / 255) + low
+    if source.black_hu is not None:
+        hu = np.where(grey > 0, hu, source.black_hu)
+    labels = np.asarray(Image.open(label))
+    if labels.shape != hu.shape:
+        raise InputError(f"{label} has {labels.shape} pixels, {ct} {hu.shape}: they do not belong together.")
+    return np.rint(hu).astype(np.int16)[None], kits19_labels(labels, label)[None], spacing
 
 
-def on_working_grid(
-    patient: str, hu: np.ndarray, labels: np.ndarray, spacing: tuple[float, float, float], halve: bool
-) -> Scan:
-    """A scan as the networks see it: 3 mm slices, in-plane within KiTS19's range, halved for stage 1."""
-    shape = working_shape(hu.shape, spacing)
-    if halve:
-        shape = (shape[0], -(-shape[1] // 2), -(-shape[2] // 2))
-    labels = np.where(labels == 3, 1, labels).astype(np.uint8)
-    resampled = torch.nn.functional.interpolate(
-        torch.from_numpy(labels)[None, None].float(), size=shape, mode="nearest-exact"
-    )[0, 0].to(torch.uint8)
-    return Scan(patient, preprocess(hu, shape, WIDE, CPU).round().to(torch.int16).numpy(), resampled.numpy())
+def kits19_labels(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels as KiTS19 means them, uint8: 0 background, 1 kidney with its cysts, 2 tumour.
+
+    Raises:
+        InputError: there are other values than 0 to 3.
+    """
+    values = np.unique(labels)
+    if not np.isin(values, (0, 1, 2, CYST)).all():
+        raise InputError(f"{path} holds the labels {values.tolist()}; known are 0, 1, 2 and {CYST} (cyst).")
+    return np.where(labels == CYST, 1, labels).astype(np.uint8)

@@ -1,55 +1,280 @@
-"""What a training run is told: one dataclass, one preset a network.
+"""What a training run is told: dataclasses with a TOML face, and the two presets.
 
-Constants of the paper stand here with their sections; where a preset leaves the paper, the comment says why.
+``paper`` is Table 1 and section 3.1 to the letter. ``best`` is what the field has learned since; each of its
+improvements is a setting of its own, so that ``bench/ablation.py`` can measure each alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from kits.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STRICT = ConfigDict(extra="forbid")
+Group = Literal["B", "K", "KT"]
+GROUPS: tuple[Group, ...] = ("B", "K", "KT")
+"""The paper's groups of slices (section 3.1): neither kidney nor tumour, kidney only, kidney and tumour."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
+class Source:
+    """A folder of labelled cases.
+
+    Args:
+        kind: ``kits`` (``case_XXXXX/{imaging,segmentation}.nii.gz``), ``volumes`` (``NAME/{ct,label}.nii.gz``) or
+            ``slices`` (pictures listed in ``slices.json``, each of which stands for its own neighbours).
+        path: the folder.
+        name: what the patients' names begin with. Scans of one patient must have one name, whatever their source.
+        share: how often a slice comes from here, relative to the other sources.
+        grey_hu: HU of grey 0 and of grey 255, for ``slices``.
+        black_hu: HU that grey 0 is taken for instead, where it stands for all that is darker, mostly fat.
+    """
+
+    kind: Literal["kits", "volumes", "slices"]
+    path: Path
+    name: str = "kits"
+    share: float = 1.0
+    grey_hu: tuple[float, float] = (-80.0, 320.0)
+    black_hu: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Data:
+    """Where the cases are, and who is kept for validation.
+
+    Args:
+        sources: folders of cases.
+        valid: patients to validate on; empty: as many as ``valid_count``, drawn by ``seed``.
+        valid_count: validation patients to draw (section 3.1: 20 of 210).
+        seed: of the draw, and of the folds.
+        faulty: whether cases whose published labels are known to be wrong are used.
+        trained_on: the data in a sentence, for the weight files.
+        licence: under which weights that learned from these data may be used.
+    """
+
+    sources: tuple[Source, ...] = ()
+    valid: tuple[str, ...] = ()
+    valid_count: int = 20
+    seed: int = 0
+    faulty: bool = True
+    trained_on: str = "unstated"
+    licence: str = "unstated"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Augmentation:
+    """How a slice is varied; the geometry runs in DALI.
+
+    Args:
+        groups: groups of slices that are varied at all.
+        rotation_degrees: greatest rotation to either side, drawn evenly.
+        flip: how often a slice is mirrored, right to left.
+        reverse: how often a volume's neighbouring slices change places, up with down.
+        zoom_chance: how often the slice is scaled.
+        zoom: greatest magnification; ``shrink`` says whether it may shrink by as much.
+        shrink: whether scaling goes both ways.
+        shift_px: greatest shift of a patch's centre, rows and columns.
+        intensity: vary gain, offset, sharpness and noise, as other scanners and contrast phases would.
+        drift: move the five channels of a lone slice a little against each other, as real neighbours differ.
+        lesions: how often a tumour or cyst is grown into a kidney of a slice that has no tumour.
+    """
+
+    groups: tuple[Group, ...] = ("KT",)
+    rotation_degrees: float = 30.0
+    flip: float = 0.0
+    reverse: float = 0.0
+    zoom_chance: float = 0.0
+    zoom: float = 1.25
+    shrink: bool = False
+    shift_px: float = 0.0
+    intensity: bool = False
+    drift: bool = False
+    lesions: float = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Loss:
+    """What is minimised.
+
+    Args:
+        class_weights: of background, kidney and tumour in the cross-entropy (Table 1).
+        dice: add one minus the soft Dice of the scored regions.
+        l2: times the sum of squares of all convolution kernels, as Keras means it (section 3.1: 0.1).
+    """
+
+    class_weights: tuple[float, float, float]
+    dice: bool = False
+    l2: float = 0.1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Schedule:
+    """How long, how fast.
+
+    Args:
+        optimiser: ``adam`` or ``adamw``.
+        learning_rate: the constant one, or the highest of the cycle.
+        one_cycle: one-cycle schedule (Smith, 2018) instead of a constant rate.
+        weight_decay: of ``adamw``.
+        clip: gradients longer than this are shortened; 0 leaves them.
+        average: decay of the running average of the weights that is judged and kept; 0 keeps the weights themselves.
+        batch: slices a step, over all processes (section 3.1: 32).
+        epochs: at most (section 3.1: 250).
+        epoch_steps: steps between two judgements; 0 is all training slices once.
+        patience: epochs without a better validation score after which the run ends; 0 never ends it early.
+    """
+
+    learning_rate: float
+    optimiser: Literal["adam", "adamw"] = "adam"
+    one_cycle: bool = False
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    average: float = 0.0
+    batch: int = 32
+    epochs: int = 250
+    epoch_steps: int = 0
+    patience: int = 60
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One network's training.
 
     Args:
         architecture: a key of ``kits.networks.ARCHITECTURES``.
         role: ``locate`` (halved slices) or ``segment`` (regions at full resolution).
-        shares: how much of a batch has neither kidney nor tumour (B), kidney only (K), kidney and tumour (KT).
-        class_weights: of background, kidney and tumour in the cross-entropy (Table 1).
-        steps: optimiser steps of the whole schedule.
-        batch: slices a step.
-        patch: rows and columns of a training patch, px. The networks are convolutional, so less than the 256 px of
-            inference costs less, but they then learn nothing of what lies near a window's edge.
-        learning_rate: the highest of the one-cycle schedule.
-        weight_decay: of AdamW.
-        flip: how often a patch is mirrored, right to left (Table 1: never for Res-UNet1).
-        dropout: whether Res-Net's dropout is on. A run without it has to follow one with it: the network learns to
-            rely on the noise that 32 dropouts make, and is useless in inference, where there is none.
-        volume_share: how often a slice comes from a whole volume (with true neighbours) rather than a lone slice.
-        average: decay of the running average of the weights that is kept in the end.
+        shares: how much of each batch belongs to each of ``GROUPS``.
+        loss, schedule, augmentation: see there.
+        initial: ``truncated-normal`` (standard deviation 0.1), ``he-uniform``, or PyTorch's ``default``.
+        regions: where stage 2 looks: at the ``true`` kidneys or at those that a given stage 1 has ``located``.
+        dropout: whether dropout is on. With 32 dropouts and few steps Res-Net comes to rely on their noise.
+        patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
     """
 
-    architecture: str
-    role: str
+    architecture: Literal["res-unet", "res-net"]
+    role: Literal["locate", "segment"]
     shares: tuple[float, float, float]
-    class_weights: tuple[float, float, float]
-    steps: int = 1000
-    batch: int = 8
-    patch: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    flip: float = 0.5
+    loss: Loss
+    schedule: Schedule
+    augmentation: Augmentation = Augmentation()
+    initial: Literal["truncated-normal", "he-uniform", "default"] = "truncated-normal"
+    regions: Literal["true", "located"] = "true"
     dropout: bool = True
-    volume_share: float = 0.3
-    average: float = 0.99
+    patch: int = 256
     seed: int = 0
 
 
-# The paper's class weights raise tumour threefold; with a Dice term beside the cross-entropy, less is enough.
-PRESETS = {
-    "res-unet1": Config("res-unet", "locate", (0.34, 0.33, 0.33), (0.5, 1.0, 1.5), flip=0.0),
-    "res-unet2": Config("res-unet", "segment", (0.1, 0.4, 0.5), (0.5, 1.0, 1.5)),
-    "res-net": Config("res-net", "segment", (0.1, 0.4, 0.5), (0.5, 1.0, 1.5), learning_rate=1e-3),
+STAGE_1 = (1 / 3, 1 / 3, 1 / 3)  # section 3.1: stage 1 balances all three groups,
+STAGE_2 = (0.0, 0.5, 0.5)  # stage 2 the two with kidney
+PAPER = {
+    "res-unet1": Config("res-unet", "locate", STAGE_1, Loss((0.3, 1.0, 3.0)), Schedule(1e-4)),
+    "res-unet2": Config("res-unet", "segment", STAGE_2, Loss((0.3, 1.0, 3.0)), Schedule(1e-4), Augmentation(flip=0.5)),
+    "res-net": Config(
+        "res-net",
+        "segment",
+        STAGE_2,
+        Loss((0.2, 0.25, 0.55)),
+        Schedule(1e-3),
+        Augmentation(flip=0.5, zoom_chance=0.66),
+        "he-uniform",
+    ),
 }
+
+# The paper's class weights raise tumour threefold; with a Dice term beside the cross-entropy, less is enough. Stage 2
+# also sees regions without kidney, since stage 1 is wrong at times.
+BEST_LOSS = Loss((0.5, 1.0, 1.5), dice=True, l2=0.0)
+BEST_SCHEDULE = Schedule(2.5e-3, "adamw", True, 1e-4, 5.0, 0.99, 8, 20, 100, 0)
+BEST_AUGMENTATION = Augmentation(GROUPS, 30.0, 0.5, 0.5, 1.0, 1.25, True, 32.0, True, True, 0.3)
+BEST = {
+    "res-unet1": Config(
+        "res-unet", "locate", STAGE_1, BEST_LOSS, BEST_SCHEDULE,
+        replace(BEST_AUGMENTATION, flip=0.0), "default",
+    ),
+    "res-unet2": Config(
+        "res-unet", "segment", (0.1, 0.4, 0.5), BEST_LOSS, BEST_SCHEDULE, BEST_AUGMENTATION, "default"
+    ),
+    "res-net": Config(
+        "res-net", "segment", (0.1, 0.4, 0.5), BEST_LOSS, replace(BEST_SCHEDULE, learning_rate=1.5e-3),
+        BEST_AUGMENTATION, "default", dropout=False,
+    ),
+}  # fmt: skip
+PRESETS = {"paper": PAPER, "best": BEST}
+NETWORKS = tuple(PAPER)
+
+
+def read_settings(path: Path | None) -> dict[str, Any]:
+    """A configuration file's tables; none is an empty one.
+
+    ``[data]`` says where the cases are, ``[training]`` changes every network's preset, ``[res-unet1]`` and so on one's.
+
+    Raises:
+        InputError: no such file, no TOML, or a table of another name.
+    """
+    if path is None:
+        return {}
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is not a readable TOML file: {error}.") from error
+    known = ("data", "training", *NETWORKS)
+    for name in settings:
+        if name not in known:
+            raise InputError(f"{path} has a table [{name}]; known are {', '.join(known)}.")
+    return settings
+
+
+def data_of(settings: dict[str, Any]) -> Data:
+    """The ``[data]`` table of some settings."""
+    return _checked(Data, settings.get("data", {}), "data")
+
+
+def config_of(network: str, preset: str, settings: dict[str, Any]) -> Config:
+    """One network's training: the preset with what the settings change."""
+    merged = asdict(PRESETS[preset][network])
+    for table in ("training", network):
+        merged = _merge(merged, settings.get(table, {}))
+    return _checked(Config, merged, network)
+
+
+def to_toml(settings: dict[str, Any]) -> str:
+    """Settings as a configuration file; what is None is left out."""
+    return tomli_w.dumps(_plain(settings))
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, table by table."""
+    nested = {
+        k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)
+    }
+    return base | changes | nested
+
+
+def _plain(value: Any) -> Any:
+    """Only what TOML knows: no None, no paths, no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _checked(kind: type[Any], values: dict[str, Any], table: str) -> Any:
+    """Build a dataclass, telling a person which setting is wrong."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise InputError(f"The configuration of {table} is wrong: {reasons}.") from error

@@ -1,17 +1,18 @@
-"""The training loop: sample, augment, step, average; checkpoint, judge, and write the weights.
+"""The training loop: draw, augment, step, average; judge, keep the best, checkpoint.
 
-A run resumes from its last checkpoint; what is shipped is the running average of the weights and of
-batch norm's statistics, since the raw ones swing at a high learning rate.
+A run resumes from its last checkpoint and goes on to the bit: what a step draws depends on the seed and the step
+alone, and the checkpoint holds everything else. Several processes (``torchrun``) share each batch.
 """
 
 from __future__ import annotations
 
-import csv
+import json
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,104 +20,233 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from kits.engine import Engine
+from kits.errors import KitsError
+from kits.files import aside, write_text
 from kits.networks import ARCHITECTURES
-from kits.preprocess import HU_WINDOW, Normalisation
-from kits.stacks import stack_slices
+from kits.preprocess import Normalisation
 from kits.weights import WeightsInfo, load_member, save_weights
-from train.augment import FLOOR_HU, patch
-from train.cases import Scan
-from train.config import Config
-from train.losses import loss
-from train.sampling import draw, sites
+from train import workers
+from train.augment import Augmenter
+from train.cache import Scan
+from train.config import Config, Data, Schedule
+from train.journal import Journal
+from train.losses import kernel_penalty, loss
+from train.regions import judge
+from train.sampling import Box, draw_batch, find_sites
 
 CHECKPOINT_STEPS = 50
-JUDGE_STEPS = 200
+WEIGHTS, CHECKPOINT, BEST = "weights.safetensors", "checkpoint.pt", "best.json"
 
 
-def normalisation(scans: Sequence[Scan]) -> Normalisation:
-    """Mean and standard deviation of the clipped training voxels, every fourth row and column."""
-    values = np.concatenate([np.clip(s.hu[:, ::4, ::4], *HU_WINDOW).ravel().astype(np.float32) for s in scans])
-    return Normalisation(round(float(values.mean()), 2), round(float(values.std()), 2))
+class DivergedError(KitsError):
+    """The loss is no finite number any more."""
 
 
-def fit(
-    config: Config,
-    train: Sequence[Scan],
-    valid: Sequence[Scan],
-    folder: Path,
-    info: dict[str, str],
-    start: Path | None = None,
-) -> Path:
-    """Train one network, or go on where its folder's checkpoint left off; returns the weight file.
+@dataclass
+class Progress:
+    """How far a run is: steps done, the running mean of the loss, the best score and its epoch, seconds spent."""
+
+    step: int = 0
+    loss: float = 0.0
+    best: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+class Trainer:
+    """One network's training, resumed where its folder's checkpoint left off.
 
     Args:
         config: what to train and how.
-        train, valid: scans of different patients.
-        folder: holds ``checkpoint.pt``, ``log.csv`` and ``weights.safetensors``.
-        info: ``trained_on`` and ``licence`` for the weight file.
+        data: the sources' shares, and what the weight file says of its data and licence.
+        train, valid: scans of different patients, as the network's stage sees them.
+        norm: mean and standard deviation of the training voxels.
+        folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the best so far in
+            ``weights.safetensors`` with its scores in ``best.json``.
+        device: ``auto``, ``cuda`` or ``cpu``.
         start: a weight file to go on from instead of from random weights; its normalisation is kept.
+        located: kidney boxes from stage 1, for ``config.regions == "located"``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    before = load_member(start) if start else None
-    norm = before.info.norm if before else normalisation(train)
-    network = before.network.requires_grad_() if before else ARCHITECTURES[config.architecture]()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.15
-    )
-    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
-    checkpoint = folder / "checkpoint.pt"
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        done = state.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    by_group = sites(train, config.role)
-    class_weights = torch.tensor(config.class_weights)
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((config.seed, step))
-        picked = [draw(by_group, config, rng) for _ in range(config.batch)]
-        pairs = [patch(train[site.scan], site, config, norm, rng) for site in picked]
-        images, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
-        return images.contiguous(memory_format=torch.channels_last), labels
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        train: Sequence[Scan],
+        valid: Sequence[Scan],
+        norm: Normalisation,
+        folder: Path,
+        device: str = "auto",
+        start: Path | None = None,
+        located: Mapping[str, Sequence[Box]] | None = None,
+    ) -> None:
+        self.config, self.train, self.valid, self.folder = config, train, valid, folder
+        self.engine = Engine(workers.device(device), "torch")
+        torch.manual_seed(config.seed)
+        before = load_member(start) if start else None
+        norm = before.info.norm if before else norm
+        self.info = WeightsInfo(config.role, config.architecture, norm, data.trained_on, data.licence)
+        network = before.network.requires_grad_() if before else initialised(config)
+        # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
+        self.network: nn.Module = network.to(
+            self.engine.device,
+            memory_format=torch.channels_last,  # type: ignore[call-overload]
+        )
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.average), use_buffers=True
+        )
+        self.judged: nn.Module = self.average.module if config.schedule.average else self.network
+        self.shared = workers.wrap(self.network, self.engine.device)
+        self.sites = find_sites(train, config.role, located)
+        self.source_shares = [source.share for source in data.sources]
+        self.augment = Augmenter(config, norm, config.schedule.batch // workers.count(), self.engine.device)
+        slices = sum(map(len, self.sites.values()))
+        self.epoch_steps = config.schedule.epoch_steps or -(-slices // config.schedule.batch)
+        self.steps = config.schedule.epochs * self.epoch_steps
+        self.optimiser, self.schedule = optimiser_of(self.network, config.schedule, self.steps)
+        self.scaler = torch.amp.GradScaler(self.engine.device.type, enabled=self.engine.precision == torch.float16)
+        self.progress = Progress()
+        self.resume()
 
-    running, started = 0.0, time.monotonic()
-    progress = tqdm(range(done, config.steps), initial=done, total=config.steps, disable=None)
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(batch, done)
-        for step in progress:
-            images, labels = upcoming.result()
-            upcoming = ahead.submit(batch, step + 1)
-            set_modes(network, config.dropout)
-            value = loss(network(images), labels, class_weights)
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"The loss is {value.item()} at step {step}; lower the learning rate.")
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(network)
-            running = value.item() if step == done else 0.98 * running + 0.02 * value.item()
-            finished = step + 1 == config.steps
-            if (step + 1) % CHECKPOINT_STEPS == 0 or finished:
-                save_checkpoint(checkpoint, {n: p.state_dict() for n, p in parts.items()} | {"step": step + 1})
-                row = {
-                    "step": step + 1,
-                    "loss": round(running, 4),
-                    "seconds": round(time.monotonic() - started),
-                }
-                if (step + 1) % JUDGE_STEPS == 0 or finished:
-                    row |= judge(average.module, valid, config.role, norm)
-                    about = WeightsInfo(config.role, config.architecture, norm, **info)
-                    save_weights(folder / "weights.safetensors", average.module, about)
-                write_row(folder / "log.csv", row)
-    return folder / "weights.safetensors"
+    def fit(self) -> Path:
+        """Train to the end, or until nothing has improved for long; returns the file of the best weights.
+
+        Raises:
+            DivergedError: the loss is no finite number.
+        """
+        first = self.progress.step
+        began = time.monotonic() - self.progress.seconds
+        journal = Journal(self.folder, first) if workers.rank() == 0 else None
+        silent = None if journal else True
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(self.batch, first)
+            for step in tqdm(range(first, self.steps), initial=first, total=self.steps, desc=self.folder.name,
+                             disable=silent):  # fmt: skip
+                asked = time.monotonic()
+                images, labels = upcoming.result()
+                self.progress.waited += time.monotonic() - asked
+                upcoming = ahead.submit(self.batch, step + 1)
+                value = workers.mean(self.take_step(images, labels, step))
+                if not np.isfinite(value):
+                    raise DivergedError(
+                        f"{self.folder}: the loss is {value} at step {step + 1}, training has diverged. Lower the "
+                        f"learning rate and start again; {CHECKPOINT} still holds an earlier step."
+                    )
+                self.progress.loss = value if step == 0 else 0.98 * self.progress.loss + 0.02 * value
+                self.progress.step = step + 1
+                self.progress.seconds = time.monotonic() - began
+                epoch, rest = divmod(step + 1, self.epoch_steps)
+                if rest and (step + 1) % CHECKPOINT_STEPS:
+                    continue
+                scores = self.keep_if_better(epoch) if rest == 0 else {}
+                if journal:
+                    self.save_checkpoint()
+                    rate = float(self.optimiser.param_groups[0]["lr"])
+                    journal.write(asdict(self.progress) | {"epoch": epoch, "learning_rate": rate} | scores)
+                    if scores:
+                        with torch.inference_mode(), self.engine.autocast():
+                            journal.picture(step + 1, images, labels, self.judged(images).argmax(1))
+                patience = self.config.schedule.patience
+                if patience and epoch - self.progress.best_epoch >= patience:
+                    break
+            upcoming.cancel()
+        return self.folder / WEIGHTS
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process' part of a step's batch: the same patches whatever the number of processes."""
+        seed = self.config.seed
+        picked = draw_batch(self.sites, self.source_shares, self.config, np.random.default_rng((seed, step)))
+        mine = range(workers.rank(), len(picked), workers.count())
+        generators = [np.random.default_rng((seed, step, number)) for number in mine]
+        return self.augment(self.train, [picked[number] for number in mine], generators)
+
+    def take_step(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+        """One optimiser step; returns the loss."""
+        how = self.config.schedule
+        torch.manual_seed(hash((self.config.seed, step, workers.rank())) % 2**63)  # for dropout
+        set_modes(self.network, self.config.dropout)
+        with self.engine.autocast():
+            logits = self.shared(images)
+        value = loss(logits, labels, self.config.loss)
+        if self.config.loss.l2:
+            value = value + self.config.loss.l2 * kernel_penalty(self.network)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(value).backward()
+        if how.clip:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), how.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        if how.average:
+            self.average.update_parameters(self.network)
+        return value.detach()
+
+    def keep_if_better(self, epoch: int) -> dict[str, float]:
+        """Judge whole validation cases; write the weights if they are the best so far. The first process does it."""
+        scores: dict[str, float] = {"score": 0.0}
+        if workers.rank() == 0:
+            scores = judge(self.judged.eval(), self.valid, self.config.role, self.info.norm, self.engine)
+        score = workers.from_first(scores["score"], self.engine.device)
+        if score > self.progress.best:
+            self.progress.best, self.progress.best_epoch = score, epoch
+            if workers.rank() == 0:
+                save_weights(self.folder / WEIGHTS, self.judged, self.info)
+                about = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)} | scores
+                write_text(json.dumps(about) + "\n", self.folder / BEST)
+        return scores
+
+    def parts(self) -> dict[str, Any]:
+        """Everything with a state, as ``state_dict`` and ``load_state_dict`` know it."""
+        return {"network": self.network, "average": self.average, "optimiser": self.optimiser,
+                "schedule": self.schedule, "scaler": self.scaler}  # fmt: skip
+
+    def save_checkpoint(self) -> None:
+        """Write aside, then rename: a kill at any moment leaves a whole checkpoint."""
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        with aside(self.folder / CHECKPOINT) as partial:
+            torch.save(state | {"progress": asdict(self.progress)}, partial)
+
+    def resume(self) -> None:
+        """Take up the checkpoint, if there is one."""
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            state = torch.load(path, map_location=self.engine.device, weights_only=True)
+            for name, part in self.parts().items():
+                part.load_state_dict(state[name])
+            self.progress = Progress(**state["progress"])
+
+
+def initialised(config: Config) -> nn.Module:
+    """A network with random weights (Table 1's last column)."""
+    network = ARCHITECTURES[config.architecture]()
+    for module in network.modules():
+        if config.initial != "default" and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            if config.initial == "he-uniform":
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.1, a=-0.2, b=0.2)  # Keras cuts at two deviations
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def optimiser_of(
+    network: nn.Module, how: Schedule, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimiser and its learning-rate schedule."""
+    optimiser: torch.optim.Optimizer
+    if how.optimiser == "adam":
+        optimiser = torch.optim.Adam(network.parameters(), how.learning_rate)
+    else:
+        optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=how.weight_decay)
+    if how.one_cycle:
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, how.learning_rate, total_steps=steps, pct_start=0.15
+        )
+    return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
 
 
 def set_modes(network: nn.Module, dropout: bool) -> None:
@@ -125,59 +255,3 @@ def set_modes(network: nn.Module, dropout: bool) -> None:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.train(dropout)
-
-
-def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    """Write aside, then rename: a kill at any moment leaves a whole checkpoint."""
-    aside = path.with_suffix(".partial")
-    torch.save(state, aside)
-    aside.replace(path)
-
-
-def write_row(path: Path, row: dict[str, float]) -> None:
-    """Append a row to the CSV log."""
-    fields = ["step", "loss", "seconds", "kidney", "tumour", "kidney_mean", "tumour_mean"]
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-@torch.inference_mode()
-def judge(network: nn.Module, scans: Sequence[Scan], role: str, norm: Normalisation) -> dict[str, float]:
-    """Dice of kidney+tumour and of tumour on true regions, pooled over all pixels and as a mean over patients.
-
-    Patients without the structure do not enter its mean. A quick figure for watching a run; ``kits.score`` of the
-    whole cascade is the one to quote.
-    """
-    network.eval()
-    sums: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for group, chosen in sites(scans, role).items():
-        for site in chosen[:: 4 if group[1] else 1]:
-            scan = scans[site.scan]
-            low = max(0, site.slice - 2)
-            slices = torch.from_numpy(scan.hu[low : site.slice + 3]).float()
-            stack = window(stack_slices(slices, torch.tensor([site.slice - low])), site.centre, FLOOR_HU)
-            stack = (stack.clamp(*norm.window) - norm.mean) / norm.std
-            truth = window(torch.from_numpy(scan.labels[site.slice])[None, None], site.centre, 0)
-            predicted = network(stack).argmax(1)[0]
-            for name, threshold in (("kidney", 0), ("tumour", 1)):
-                p, t = predicted > threshold, truth[0, 0] > threshold
-                sums[name, scan.patient] += (2 * int((p & t).sum()), int(p.sum() + t.sum()))
-    result = {}
-    for name in ("kidney", "tumour"):
-        rows = np.array([value for (n, _), value in sums.items() if n == name and value[1] > 0])
-        result[name] = round(float(rows[:, 0].sum() / max(rows[:, 1].sum(), 1)), 4)
-        result[f"{name}_mean"] = round(float((rows[:, 0] / rows[:, 1]).mean()), 4)
-    return result
-
-
-def window(image: torch.Tensor, centre: tuple[float, float], fill: float, size: int = 256) -> torch.Tensor:
-    """Cut ``size`` x ``size`` px about a centre out of (batch, channels, rows, columns), filled beyond the edges."""
-    rows, columns = image.shape[-2:]
-    top, left = round(centre[0] - size / 2), round(centre[1] - size / 2)
-    pads = (max(0, -left), max(0, left + size - columns), max(0, -top), max(0, top + size - rows))
-    padded = torch.nn.functional.pad(image, pads, value=fill)
-    return padded[..., top + pads[2] : top + pads[2] + size, left + pads[0] : left + pads[0] + size]

@@ -1,23 +1,23 @@
-"""Which slice comes next: groups balanced as in the paper (section 3.1), regions centred as inference cuts them."""
+"""Which slice comes next: groups balanced as in the paper (section 3.1), regions cut as inference cuts them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 
-from train.cases import Scan
-from train.config import Config
+from train.cache import Scan, group_of
+from train.config import GROUPS, Config
 
-GROUPS = ("B", "K", "KT")
 Z_MARGIN = 5
-"""Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin in z."""
+"""Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin of 15 mm."""
 FEW = 50
-"""A group with fewer slices than this is drawn less, so that the same few are not shown again and again."""
+"""A source with fewer slices of a group is drawn less, so that the same few are not shown again and again."""
 TYPICAL_KIDNEYS = ((0.58, 0.34), (0.58, 0.66))
 """Where kidneys lie in a slice, as fractions of rows and columns: centres for regions without any."""
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -29,49 +29,57 @@ class Site:
     centre: tuple[float, float]
 
 
-def sites(scans: Sequence[Scan], role: str) -> dict[tuple[str, bool], list[Site]]:
-    """All sites by (group, from a whole volume).
+Sites = dict[tuple[str, int], list[Site]]
+"""By group and source."""
+
+
+def find_sites(scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[Box]] | None = None) -> Sites:
+    """All places to learn from.
 
     Stage 1 looks at the middle of every slice; stage 2 at the box of each kidney, within the kidney's z range and
-    a margin, and, in slices of scans without kidneys, at the places where kidneys usually are.
+    a margin, and, in scans without kidneys, at the places where kidneys usually are.
+
+    Args:
+        scans: as the stage sees them.
+        role: ``locate`` or ``segment``.
+        located: boxes that stage 1 found, by scan name, to cut stage 2's regions from instead of the true kidneys'.
     """
-    found: dict[tuple[str, bool], list[Site]] = {(g, v): [] for g in GROUPS for v in (False, True)}
+    found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
-        _, rows, columns = scan.labels.shape
-        volume = len(scan.labels) > 1
+        slices, rows, columns = scan.hu.shape
         if role == "locate":
-            for z, labels in enumerate(scan.labels):
-                found[group_of(labels), volume].append(Site(number, z, (rows / 2, columns / 2)))
+            for z, group in enumerate(scan.groups):
+                found[group, scan.source].append(Site(number, z, (rows / 2, columns / 2)))
             continue
-        for low, high in kidney_boxes(scan.labels):
+        boxes = scan.kidneys if located is None else located.get(scan.name, ())
+        for low, high in boxes:
             centre = ((low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
-            for z in range(max(0, low[0] - Z_MARGIN), min(len(scan.labels), high[0] + Z_MARGIN)):
-                box = scan.labels[z, low[1] : high[1], low[2] : high[2]]
-                found[group_of(box), volume].append(Site(number, z, centre))
-        if not scan.labels.any():
-            found["B", volume] += [Site(number, 0, (rows * y, columns * x)) for y, x in TYPICAL_KIDNEYS]
+            for z in range(max(0, low[0] - Z_MARGIN), min(slices, high[0] + Z_MARGIN)):
+                # What the other kidney holds does not make this region one with kidney or tumour.
+                group = group_of(scan.labels[z, low[1] : high[1], low[2] : high[2]])
+                found[group, scan.source].append(Site(number, z, centre))
+        if not boxes:
+            middles = [(rows * y, columns * x) for y, x in TYPICAL_KIDNEYS]
+            found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
     return found
 
 
-def group_of(labels: np.ndarray) -> str:
-    """The paper's image group: B neither kidney nor tumour, K kidney only, KT tumour in it."""
-    return "KT" if (labels == 2).any() else "K" if labels.any() else "B"
+def draw_batch(sites: Sites, source_shares: Sequence[float], config: Config, rng: np.random.Generator) -> list[Site]:
+    """One batch: groups exactly by their shares (to within one slice), then sources by theirs, then any of these.
+
+    A group that no source holds is left to the others.
+    """
+    shares = np.array([s if any(sites.get((g, n)) for n in range(len(source_shares))) else 0.0
+                       for g, s in zip(GROUPS, config.shares, strict=True)])  # fmt: skip
+    limits = np.cumsum(shares / shares.sum())
+    # Evenly spaced marks with one random start: each group gets its share of them, rounded up or down.
+    marks = (np.arange(config.schedule.batch) + rng.random()) / config.schedule.batch
+    return [draw(sites, GROUPS[np.searchsorted(limits[:-1], mark, side="right")], source_shares, rng) for mark in marks]
 
 
-def kidney_boxes(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Bounding boxes, (low, high) in (z, y, x) with high exclusive, of the two largest merged components."""
-    components = cc3d.dust(cc3d.connected_components(labels > 0), threshold=30)
-    statistics = cc3d.statistics(cc3d.connected_components(components > 0))
-    order = np.argsort(statistics["voxel_counts"][1:])[::-1][:2] + 1
-    boxes = [statistics["bounding_boxes"][index] for index in order]
-    return [(np.array([s.start for s in box]), np.array([s.stop for s in box])) for box in boxes]
-
-
-def draw(sites_by_group: dict[tuple[str, bool], list[Site]], config: Config, rng: np.random.Generator) -> Site:
-    """One site: the group by its share, then lone slice or volume by theirs, then any of these."""
-    group = rng.choice(GROUPS, p=np.array(config.shares) / sum(config.shares))
-    from_volume = bool(rng.random() < config.volume_share)
-    choices, others = sites_by_group[group, from_volume], sites_by_group[group, not from_volume]
-    if others and rng.random() > len(choices) / FEW:
-        choices = others
-    return choices[rng.integers(len(choices))]
+def draw(sites: Sites, group: str, source_shares: Sequence[float], rng: np.random.Generator) -> Site:
+    """One site of a group."""
+    counts = [len(sites.get((group, number), ())) for number in range(len(source_shares))]
+    weights = np.array([share * min(1.0, n / FEW) for share, n in zip(source_shares, counts, strict=True)])
+    chosen = sites[group, int(rng.choice(len(weights), p=weights / weights.sum()))]
+    return chosen[rng.integers(len(chosen))]

@@ -1,0 +1,95 @@
+"""What each improvement over the paper's training is worth: one at a time on top of ``paper``, and all of them.
+
+    python -m bench.ablation --config FILE --cache DIR --out DIR [--network res-unet2] [--steps 400] [--batch 8]
+                             [--patch 256] [--only NAME ...]
+
+All runs see the same data for the same number of steps. The score is that of the last weights on whole validation cases
+(``train.regions.judge``). A run that is in OUT already is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kits.errors import KitsError
+from kits.files import write_text
+from kits.preprocess import Normalisation
+from kits.weights import load_member
+from train.cache import load, read_index
+from train.config import BEST, GROUPS, NETWORKS, PAPER, Config, config_of, data_of, read_settings
+from train.loop import Trainer
+from train.regions import judge
+
+
+def switches(network: str) -> dict[str, dict[str, Any]]:
+    """Name -> what it changes in the ``paper`` preset; the values are those of ``best``."""
+    best = asdict(BEST[network])
+    schedule, augmentation = best["schedule"], best["augmentation"]
+    geometry = ("rotation_degrees", "flip", "reverse", "zoom_chance", "zoom", "shrink", "shift_px")
+    cycle = ("optimiser", "one_cycle", "learning_rate", "weight_decay", "clip")
+    return {
+        "paper": {},
+        "without L2": {"loss": {"l2": 0.0}},
+        "Dice and cross-entropy": {"loss": {"dice": True, "l2": 0.0, "class_weights": best["loss"]["class_weights"]}},
+        "AdamW and one cycle": {"schedule": {name: schedule[name] for name in cycle}, "loss": {"l2": 0.0}},
+        "running average": {"schedule": {"average": schedule["average"]}, "loss": {"l2": 0.0}},
+        "all slices varied": {"augmentation": {"groups": GROUPS}, "loss": {"l2": 0.0}},
+        "more geometry": {"augmentation": {name: augmentation[name] for name in geometry}, "loss": {"l2": 0.0}},
+        "intensities varied": {"augmentation": {"intensity": True}, "loss": {"l2": 0.0}},
+        "lesions grown": {"augmentation": {"lesions": augmentation["lesions"], "groups": GROUPS}, "loss": {"l2": 0.0}},
+        "regions without kidney": {"shares": best["shares"], "loss": {"l2": 0.0}},
+        "PyTorch's initial weights": {"initial": "default", "loss": {"l2": 0.0}},
+        "without dropout": {"dropout": False, "loss": {"l2": 0.0}},
+        "best": best,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="its [data] table is used")
+    parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs and ablation.md")
+    parser.add_argument("--network", choices=NETWORKS, default="res-unet2")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=256)
+    parser.add_argument("--only", nargs="*", help="names of switches; all by default")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    data = data_of(read_settings(arguments.config))
+    index = read_index(arguments.cache)
+    norm = Normalisation(index["mean"], index["std"])
+    scans = load(arguments.cache, PAPER[arguments.network].role)
+    train, valid = ([s for s in scans if s.patient in index["split"][part]] for part in ("train", "valid"))
+    budget = {"epochs": 1, "epoch_steps": arguments.steps, "batch": arguments.batch, "patience": 0}
+    rows = ["| on top of paper | kidney | tumour | loss |", "| --- | --- | --- | --- |"]
+    for name, changes in switches(arguments.network).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        changes = changes | {"patch": arguments.patch, "schedule": changes.get("schedule", {}) | budget}
+        config: Config = config_of(arguments.network, "paper", {"training": changes})
+        folder = arguments.out / name.replace(" ", "-")
+        done = folder / "scores.json"
+        if not done.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            trainer = Trainer(config, data, train, valid, norm, folder, arguments.device)
+            scores: dict[str, Any]
+            try:
+                trained = load_member(trainer.fit()).network.to(trainer.engine.device)
+                scores = judge(trained, valid, config.role, norm, trainer.engine) | {"loss": trainer.progress.loss}
+            except KitsError as error:  # a diverged run is a result, too
+                scores = {"failed": str(error)}
+            write_text(json.dumps(scores), done)
+        scores = json.loads(done.read_text())
+        cells = (scores.get(measure, "-") for measure in ("kidney", "tumour", "loss"))
+        rows.append(f"| {name} | {' | '.join(map(str, cells))} |")
+        print(rows[-1], flush=True)
+        write_text("\n".join(rows) + "\n", arguments.out / "ablation.md")
+
+
+if __name__ == "__main__":
+    main()

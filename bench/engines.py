@@ -1,0 +1,76 @@
+"""Whether every engine of this machine gives the label maps that torch gives in single precision.
+
+    python -m bench.engines SCAN ... [--weights DIR] [--mode native|paper] [--out bench/results]
+
+The goals: the same label in more than 99.95 % of the voxels that either calls foreground, and Dice within 0.001 of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.common import ROOT, machine, save, table
+from kits.cascade import Cascade
+from kits.engine import fastest_precision
+from kits.files import find_cases, read_volume
+from kits.score import dice
+
+AGREEMENT, DICE = 0.9995, 0.999
+
+
+def engines() -> Iterator[tuple[str, str, torch.dtype]]:
+    """Device, engine and precision of all that this machine has, the reference first."""
+    yield "cpu", "torch", torch.float32
+    fast = fastest_precision(torch.device("cpu"))
+    if fast != torch.float32:
+        yield "cpu", "torch", fast
+    if importlib.util.find_spec("openvino"):
+        yield "cpu", "openvino", fast
+    if torch.cuda.is_available():
+        yield "cuda", "torch", torch.float16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.engines", description=__doc__.split("\n")[0])
+    parser.add_argument("scans", type=Path, nargs="+", help="CT volumes")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights")
+    parser.add_argument("--mode", default="native")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    arguments = parser.parse_args()
+    volumes = [read_volume(case) for scan in arguments.scans for case in find_cases(scan)]
+    reference: list[np.ndarray] = []
+    rows, figures = [], []
+    for device, name, precision in engines():
+        cascade = Cascade.load(arguments.weights, device, arguments.mode, name)
+        if not reference:
+            cascade.engine.precision = precision
+        results = [cascade.predict(volume) for volume in volumes]
+        reference = reference or [result.labels for result in results]
+        for volume, result, expected in zip(volumes, results, reference, strict=True):
+            inside = (result.labels > 0) | (expected > 0)
+            agreement = float((result.labels == expected)[inside].mean())
+            overlap = [
+                dice(result.labels >= label, expected >= label) if (expected >= label).any() else 1.0
+                for label in (1, 2)
+            ]
+            good = agreement > AGREEMENT and min(overlap) > DICE
+            seconds = sum(result.seconds.values())
+            what = f"{name} on {device}, {str(precision).removeprefix('torch.')}"
+            place = f"{volume.hu.shape[0]} x {volume.hu.shape[1]} x {volume.hu.shape[2]}"
+            figures.append({"engine": what, "size": place, "agreement": agreement, "dice": overlap, "seconds": seconds})
+            rows.append([what, place, f"{agreement:.4%}", *(f"{one:.5f}" for one in overlap)])
+            rows[-1] += [f"{seconds:.1f}", "yes" if good else "**no**"]
+    where = machine("cpu") + (f"; {machine('cuda')}" if torch.cuda.is_available() else "")
+    head = ["engine", "scan", "same label", "Dice, kidney+tumour", "Dice, tumour", "seconds", "goals reached"]
+    text = f"# Engines against torch in single precision\n\n{where}; `{arguments.mode}` mode\n\n" + table(head, rows)
+    save("engines", arguments.out, text, {"machine": where, "rows": figures})
+
+
+if __name__ == "__main__":
+    main()

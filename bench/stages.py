@@ -1,0 +1,209 @@
+"""Where a case's time goes, against what the machine could do at most.
+
+    python -m bench.stages [--slices 108] [--slice-mm 3] [--device cpu|cuda] [--engine auto] [--out bench/results]
+
+The bound of a network is its multiplications and additions over the fastest matrix product measured in the same process
+and number format; that of all else is the bytes that it has to read and write over the speed of a large copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import kits.locate
+import kits.segment
+from bench.common import ROOT, machine, save, table, write_scan
+from kits.cascade import Cascade
+from kits.engine import WINDOW_PX, Engine, Network
+from kits.files import Case, read_volume, write_image
+from kits.networks import ResNet, ResUNet
+from kits.stacks import OFFSETS
+
+
+class Clock:
+    """Adds up by name: seconds that functions take, and the slices and bytes that they return."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.slices: dict[str, int] = defaultdict(int)
+        self.bytes: dict[str, int] = defaultdict(int)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            started = self.now()
+            result = function(*arguments)
+            self.seconds[name] += self.now() - started
+            self.slices[name] += len(result)
+            self.bytes[name] += result.nbytes
+            return result
+
+        return timed
+
+
+def matrix_peak(engine: Engine) -> float:
+    """Operations a second of the fastest of several large matrix products, in the engine's precision."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        a, b = (torch.randn(size, size, device=engine.device).to(engine.precision) for _ in range(2))
+        for _ in range(4):
+            clock = Clock(engine.device)
+            started = clock.now()
+            a @ b
+            best = max(best, 2 * size**3 / (clock.now() - started))
+    return best
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written, of the fastest of several copies of 256 MB."""
+    source = torch.ones(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    clock, best = Clock(device), 0.0
+    for _ in range(5):
+        started = clock.now()
+        target.copy_(source)
+        best = max(best, 2 * source.nbytes / (clock.now() - started))
+    return best
+
+
+def operations(network: torch.nn.Module) -> int:
+    """Multiplications and additions of one slice."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, len(OFFSETS), WINDOW_PX, WINDOW_PX))
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.split("\n")[0])
+    parser.add_argument("--slices", type=int, default=108)
+    parser.add_argument("--slice-mm", type=float, default=3.0)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    arguments = parser.parse_args()
+
+    started = time.perf_counter()
+    cascade = Cascade.load(arguments.weights, arguments.device, engine=arguments.engine)
+    load = time.perf_counter() - started
+    engine = cascade.engine
+    peak, speed = matrix_peak(engine), bandwidth(engine.device)
+    clock = Clock(engine.device)
+
+    def timed(stage: str, networks: list[Network]) -> list[Network]:
+        return [clock.around(f"{stage}: networks", network) for network in networks]
+
+    cascade.locators = timed("locate", cascade.locators)
+    cascade.segmenters = timed("segment", cascade.segmenters)
+    kits.locate.preprocess = clock.around("locate: preprocessing", kits.locate.preprocess)
+    kits.segment.preprocess = clock.around("segment: preprocessing", kits.segment.preprocess)
+    with tempfile.TemporaryDirectory() as folder:
+        scan = Path(folder) / "scan.nii.gz"
+        write_scan(scan, arguments.slices, arguments.slice_mm, arguments.rows)
+        for _ in range(2):  # in the first, buffers are made and kernels chosen
+            clock.seconds.clear()
+            clock.slices.clear()
+            clock.bytes.clear()
+            started = time.perf_counter()
+            volume = read_volume(Case("scan", scan, "scan.nii.gz"))
+            read = time.perf_counter() - started
+            result = cascade.predict(volume)
+            started = time.perf_counter()
+            write_image(volume.to_home(result.labels), Path(folder) / "labels.nii.gz")
+            write = time.perf_counter() - started
+    if len(result.regions) != 2:
+        raise RuntimeError(f"the kidneys of the simulated scan were not found: {result.regions}")
+
+    flops = operations(ResUNet())
+    voxels, window = volume.hu.size, WINDOW_PX**2
+    seconds = {"read": read} | clock.seconds | {"write": write, "postprocess": result.seconds["postprocess"]}
+    for stage in ("locate", "segment"):
+        inside = clock.seconds[f"{stage}: networks"] + clock.seconds[f"{stage}: preprocessing"]
+        seconds[f"{stage}: all else"] = result.seconds[stage] - inside
+    slices = clock.slices
+    bounds = {
+        "read": 6 * voxels / speed,  # file's values once, int16 twice
+        "locate: preprocessing": (2 * voxels + clock.bytes["locate: preprocessing"]) / speed,
+        "locate: networks": slices["locate: networks"] * flops / peak,
+        "locate: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["locate: networks"] / speed,
+        "segment: preprocessing": 1.5 * clock.bytes["segment: preprocessing"] / speed,
+        "segment: networks": slices["segment: networks"] * flops / peak,
+        "segment: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["segment: networks"] / speed,
+        "postprocess": 2 * voxels / speed,
+        "write": 2 * voxels / speed,
+    }
+    whole, inside = sum(seconds.values()), seconds["locate: networks"] + seconds["segment: networks"]
+    looked = slices["locate: networks"] + slices["segment: networks"]
+    precision = str(engine.precision).removeprefix("torch.")
+    where = machine(arguments.device)
+    text = (
+        f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; simulated scan of {arguments.slices} x "
+        f"{arguments.rows} x {arguments.rows} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
+        f"Fastest matrix product {peak / 1e9:.0f} GFLOP/s, copy {speed / 1e9:.1f} GB/s, both measured here. A Res-UNet "
+        f"slice takes {flops / 1e9:.1f} GFLOP (a Res-Net slice {operations(ResNet()) / 1e9:.1f}).\n\n"
+    )
+    text += table(
+        ["", "seconds", "share", "slices", "least possible", "times that"],
+        [
+            (
+                name,
+                f"{seconds[name]:.3f}",
+                f"{seconds[name] / whole:.0%}",
+                slices.get(name, ""),
+                f"{bound:.3f}",
+                f"{seconds[name] / bound:.1f}",
+            )
+            for name, bound in bounds.items()
+        ],
+    )
+    text += (
+        f"\nLoading and compiling the networks, once a run: {load:.1f} s. Whole case {whole:.2f} s, inside the "
+        f"networks {inside:.2f} s: ratio {whole / inside:.2f}. Networks: {1000 * inside / looked:.1f} ms a slice, "
+        f"{looked * flops / inside / 1e9:.0f} GFLOP/s, {inside * peak / (looked * flops):.2f} times the bound.\n"
+    )
+    figures = {
+        "machine": where,
+        "engine": engine.engine,
+        "precision": precision,
+        "peak_flops": peak,
+        "bandwidth": speed,
+    }
+    save(
+        "stages", arguments.out, text, figures | {"load": load, "seconds": seconds, "bounds": bounds, "slices": slices}
+    )
+    draw(seconds, bounds, arguments.out / "stages.png", f"{where}; {engine.engine}, {precision}")
+
+
+def draw(seconds: dict[str, float], bounds: dict[str, float], path: Path, title: str) -> None:
+    """Seconds and bounds of each stage as bars."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+    names = list(bounds)[::-1]
+    axes.barh(names, [seconds[name] for name in names], color="#c33", label="measured")
+    axes.barh(names, [bounds[name] for name in names], height=0.4, color="#333", label="least possible")
+    axes.set(xlabel="seconds", title=title)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How fast training is, what share of it waits for data, and what the cache costs.
+
+    python -m bench.training --config FILE --cache DIR [--preset best|paper] [--steps 20] [--networks NAME ...]
+
+Each network takes some steps from random weights on the cache's training scans; the first steps, in which kernels are
+chosen, do not count. The last column is the time in which a step's patches were not ready; the goal is under 10 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kits.preprocess import Normalisation
+from train.cache import load, read_index
+from train.config import NETWORKS, PRESETS, config_of, data_of, read_settings
+from train.loop import Trainer
+
+WARM_UP = 3
+
+
+def measure(trainer: Trainer, steps: int) -> tuple[float, float]:
+    """Slices a second, and the share of the time spent waiting for data."""
+    trainer.steps = WARM_UP
+    trainer.fit()
+    before = replace(trainer.progress)
+    trainer.steps = WARM_UP + steps
+    trainer.fit()
+    seconds = trainer.progress.seconds - before.seconds
+    slices = steps * trainer.config.schedule.batch
+    return slices / seconds, (trainer.progress.waited - before.waited) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="best")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    settings = read_settings(arguments.config)
+    index = read_index(arguments.cache)
+    norm = Normalisation(index["mean"], index["std"])
+    print(f"{torch.get_num_threads()} threads\n\n| network | slices a second | waiting for data |\n| --- | --- | --- |")
+    for network in arguments.networks:
+        config = config_of(network, arguments.preset, settings)
+        config = replace(config, schedule=replace(config.schedule, epochs=1, epoch_steps=10**9))
+        scans = [s for s in load(arguments.cache, config.role) if s.patient in index["split"]["train"]]
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(config, data_of(settings), scans, [], norm, Path(folder), arguments.device)
+            speed, waiting = measure(trainer, arguments.steps)
+        print(f"| {network} | {speed:.2f} | {waiting:.1%} |", flush=True)
+    raw = sum(size for scan in index["scans"] for _, size, _ in scan["origin"])
+    held = sum(path.stat().st_size for path in arguments.cache.rglob("*.npy"))
+    print(f"\nCache {held / 2**20:.0f} MB, raw data {raw / 2**20:.0f} MB: {held / raw:.2f} times.")
+
+
+if __name__ == "__main__":
+    main()

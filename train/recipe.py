@@ -1,0 +1,115 @@
+"""The whole recipe: a prepared cache, every network trained, Table 2, and a weights folder with its model card.
+
+    OUT/cache/            what ``prepare`` made
+    OUT/runs/NAME/        a folder for each network and fold
+    OUT/weights/          what ``process.py`` loads: every network of the recipe, all folds' together
+    OUT/folds/K/          the weights of one fold alone, where there are folds
+    OUT/evaluation/       Table 2
+
+A second call goes on where the first was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from kits.engine import Engine
+from kits.errors import InputError
+from kits.preprocess import Normalisation
+from kits.weights import load_member, write_checksums
+from train.cache import load, prepare, read_index, split
+from train.card import Training, write_card
+from train.config import Config, Data, to_toml
+from train.evaluate import Fold, evaluate
+from train.loop import BEST, Trainer
+from train.regions import locate_kidneys
+
+log = logging.getLogger(__name__)
+
+
+def fit_network(
+    config: Config,
+    data: Data,
+    cache: Path,
+    folder: Path,
+    device: str = "auto",
+    start: Path | None = None,
+    locator: Path | None = None,
+    fold: tuple[int, int] | None = None,
+) -> Path:
+    """Train one network on a cache's scans; returns its weight file.
+
+    Args:
+        config: what to train and how.
+        data: as the cache was prepared from; decides the split.
+        cache: folder that ``prepare`` filled.
+        folder: of the run.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        start: a weight file to go on from.
+        locator: weight file of stage 1, which ``config.regions == "located"`` needs.
+        fold: (k, of how many) for cross-validation instead of the data's own split.
+    """
+    index = read_index(cache)
+    if len(index["sources"]) != len(data.sources):
+        raise InputError(f"{cache} was prepared from {index['sources']}; give the same --data or --config.")
+    training, validation = split(index, data, fold)
+    norm = Normalisation(index["mean"], index["std"])  # one for all folds, whose networks share an ensemble's input
+    scans = load(cache, config.role)
+    located = None
+    if config.regions == "located":
+        if locator is None:
+            raise InputError("regions = 'located' needs --locator, a weight file of stage 1.")
+        located = locate_kidneys(load_member(locator), load(cache, "locate"), Engine(device))
+    train, valid = ([scan for scan in scans if scan.patient in part] for part in (training, validation))
+    log.info("%s: %d scans to train on, %d to validate on.", folder, len(train), len(valid))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(to_toml({"data": asdict(data), "training": asdict(config)}))
+    return Trainer(config, data, train, valid, norm, folder, device, start, located).fit()
+
+
+def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, device: str = "auto") -> int:
+    """Prepare, train every network, evaluate, write the card; returns the exit status.
+
+    Args:
+        configs: network -> its training.
+        data: the sources; the first of KiTS's layout is what Table 2 is measured on.
+        out: folder for everything.
+        folds: networks for each of so many parts of the patients; 0 or 1 trains each network once.
+        device: ``auto``, ``cuda`` or ``cpu``.
+    """
+    cache, weights = out / "cache", out / "weights"
+    kits = next((source for source in data.sources if source.kind == "kits"), None)
+    if kits is None:
+        raise InputError("Table 2 is measured on whole cases: give --data, or a source of the kind 'kits' in [data].")
+    index = prepare(data, cache)
+    parts: list[tuple[int, int] | None] = [(k, folds) for k in range(folds)] if folds > 1 else [None]
+    trainings: dict[str, Training] = {}
+    judged: list[Fold] = []
+    for part in parts:
+        suffix = f"-fold{part[0]}" if part else ""
+        own = out / "folds" / str(part[0]) if part else weights
+        for network, config in configs.items():
+            run_folder = out / "runs" / f"{network}{suffix}"
+            locator = own / f"res-unet1{suffix}.safetensors"
+            file = fit_network(config, data, cache, run_folder, device, locator=locator, fold=part)
+            for folder in {own, weights}:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, folder / f"{network}{suffix}.safetensors")
+            best = json.loads((run_folder / BEST).read_text())
+            trainings[f"{network}{suffix}"] = Training(
+                (run_folder / "config.toml").read_text(), best.pop("step"), best.pop("minutes"), best
+            )
+        valid = split(index, data, part)[1]
+        judged.append(Fold(own, tuple(
+            f"case_{scan['name'].rpartition('-')[2]}" for scan in index["scans"]
+            if scan["patient"] in valid and data.sources[scan["source"]] == kits
+        )))  # fmt: skip
+    write_checksums(weights)
+    table = evaluate(judged, kits.path, out / "evaluation")
+    write_card(weights, trainings, table)
+    return 1 if table.failed else 0
