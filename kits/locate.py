@@ -20,7 +20,9 @@ MARGIN_MM = 15.0
 """Stage 1 misses the poles and rims: regions reach at least this much further, above all up and down."""
 CHUNK = 32
 LOOK_EVERY = 3
-"""Stage 1 looks at every third 3 mm slice, 9 mm apart, and at each one where a kidney begins and ends."""
+"""Stage 1 looks at every third 3 mm slice, 9 mm apart, and at each one where a kidney begins, ends or is thin."""
+THIN = 0.25
+"""Share of its largest slice's area under which a component is thin: its poles, and what merely links it to others."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,6 @@ def locate(
     smallest = smallest_component(halved, volume.hu.shape, volume.spacing, to_the_letter)
 
     every = 1 if to_the_letter else min(LOOK_EVERY, halved[0])
-    most = halved[0] / every + 2 * KIDNEYS * every
     looks = 0
 
     def look(centres: Sequence[int]) -> np.ndarray:
@@ -78,17 +79,20 @@ def locate(
             chunk = engine.predict(networks, slices_ZYX, centres[first : first + CHUNK], windows)
             found[first : first + CHUNK] = (chunk[:, 0, : halved[1], : halved[2]] < 0.5).cpu().numpy()
             looks += len(chunk)
-            progress(looks / most)
+            progress(looks / halved[0])
         return found
 
-    # Each slice looked at stands for its group of neighbours; only at the ends of a kidney these are looked at, too.
+    # Each slice looked at stands for its group of neighbours, except where that might matter.
     middle = every // 2
     seen_ZYX = look(range(middle, halved[0], every))
     found_ZYX = seen_ZYX[np.minimum(np.arange(halved[0]) // every, len(seen_ZYX) - 1)]
-    _, boxes = components(found_ZYX, smallest)
-    ends = {end for box in boxes[:KIDNEYS] for end in (box[0].start, box[0].stop)}
-    between = {index for end in ends for index in range(end - every + middle + 1, end + middle)}
-    if unseen := sorted(between & set(range(halved[0]))):
+    labels_ZYX, boxes = components(found_ZYX, smallest)
+    doubtful: set[int] = set()
+    for rank, (z, _, _) in enumerate(boxes[:KIDNEYS], start=1):
+        area = (labels_ZYX == rank).sum((1, 2))
+        reach = range(max(0, z.start - every + middle + 1), min(z.stop + middle, halved[0]))
+        doubtful |= {index for index in reach if area[index] < THIN * area.max() or not z.start < index < z.stop - 1}
+    if unseen := sorted(doubtful - set(range(middle, halved[0], every))):
         found_ZYX[unseen] = look(unseen)
         _, boxes = components(found_ZYX, smallest)
     progress(1.0)

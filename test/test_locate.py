@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kits.engine import Engine
-from kits.locate import KIDNEYS, LOOK_EVERY, MARGIN_MM, locate
+from kits.locate import LOOK_EVERY, MARGIN_MM, locate
 from test.threshold import NORM, Threshold, phantom_volume
 
 
@@ -66,8 +66,7 @@ def test_only_some_slices_are_looked_at_unless_to_the_letter() -> None:
         network = Threshold()
         locate(volume, [network], NORM, Engine("cpu"), to_the_letter)
         seen.append(network.seen)
-    ends = 2 * KIDNEYS * (LOOK_EVERY - 1)
-    assert 60 / LOOK_EVERY < seen[0] <= 60 / LOOK_EVERY + ends
+    assert 60 / LOOK_EVERY < seen[0] < 60 / 2
     assert seen[1] == 60
 
 
@@ -76,6 +75,15 @@ def test_regions_end_where_they_would_if_every_slice_were_looked_at(centre: floa
     places = ((centre, 0.5, 0.2), (centre + 0.11, 0.5, 0.8))
     few, every = (regions(to_the_letter=letter, shape=(61, 300, 400), kidneys=places)[0] for letter in (False, True))
     assert [(region.first, region.last) for region in few] == [(region.first, region.last) for region in every]
+
+
+def test_what_ends_between_slices_looked_at_is_not_linked_to_what_begins_there() -> None:
+    volume, _ = phantom_volume(shape=(60, 128, 160), kidneys=((0.35, 0.5, 0.5),), tumour_mm=0)
+    kidney_ends = np.flatnonzero((volume.hu > 120).any((1, 2)))[-1]
+    first = 4 + 3 * (kidney_ends // 3)  # the next slice looked at, two or more after the kidney's last
+    volume.hu[first : first + 8, 60:70, 75:85] = 180  # far smaller than the kidney, in line with it
+    few, every = (locate(volume, [Threshold()], NORM, Engine("cpu"), letter) for letter in (False, True))
+    assert few == every
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])

@@ -145,6 +145,8 @@ def _grow(
     reach = np.ceil((2.3 * radius + 12) / np.array(spacing)).astype(int)
     low = np.maximum(np.floor(centre).astype(int) - reach, 0)
     high = np.minimum(np.ceil(centre).astype(int) + reach + 1, hu.shape)
+    if (high <= low).any():  # beyond the first or last slice of a thin scan
+        return None
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     host, before = hu[box].astype(np.float32), labels[box]
     middle = tuple(float(c) for c in centre - low)
