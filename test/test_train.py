@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -383,15 +384,26 @@ def test_networks_begin_as_table_1_says(network: str, deviation: float | None) -
 
 
 SCRIPT = """
-import sys
+import sys, torch
 from pathlib import Path
 from test.test_train import SMALL, trainer
 from train import loop
+torch.set_num_threads(1)
 loop.CHECKPOINT_STEPS = 1
 trainer(SMALL, Path(sys.argv[1])).fit()
 """
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch's sums over several threads come in any order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_that_is_killed_ends_as_if_it_were_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 1)
     whole = trainer(SMALL, tmp_path / "whole").fit()
@@ -400,6 +412,7 @@ def test_a_run_that_is_killed_ends_as_if_it_were_not(tmp_path: Path, monkeypatch
         while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
             time.sleep(0.02)
         process.kill()
+        process.wait()
     left = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["progress"]["step"]
     assert 1 <= left < 6
     parts = trainer(SMALL, tmp_path / "parts").fit()
