@@ -84,7 +84,7 @@ def main() -> None:
             except KitsError as error:  # a diverged run is a result, too
                 scores = {"failed": str(error)}
             write_text(json.dumps(scores), done)
-        scores = json.loads(done.read_text())
+        scores = json.loads(done.read_text(encoding="utf-8"))
         cells = (scores.get(measure, "-") for measure in ("kidney", "tumour", "loss"))
         rows.append(f"| {name} | {' | '.join(map(str, cells))} |")
         print(rows[-1], flush=True)

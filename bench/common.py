@@ -93,8 +93,12 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(": ", 1)[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    flags = " with bf16" if "avx512_bf16" in cpuinfo.read_text() else " without bf16"
+    names = [
+        line.split(": ", 1)[1]
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    flags = " with bf16" if "avx512_bf16" in cpuinfo.read_text(encoding="utf-8") else " without bf16"
     return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores{flags}"
 
 
@@ -107,6 +111,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def save(name: str, out: Path, text: str, figures: dict[str, object]) -> None:
     """Write ``out/name.md`` and ``out/name.json``, and print the text."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
     (out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(text)

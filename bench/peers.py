@@ -191,7 +191,7 @@ def run_ours(scan: Path, device: str, folder: Path) -> tuple[float, Usage, list[
     usage, _ = measured(
         ["process.py", "--input", scan, "--output", folder / "ours", "--device", device, "--report", report]
     )
-    (case,) = json.loads(report.read_text())
+    (case,) = json.loads(report.read_text(encoding="utf-8"))
     if min(case["right"]["kidney_ml"], case["left"]["kidney_ml"]) < 50:
         raise RuntimeError(f"the kidneys of the simulated scan were not found: {case}")
     return sum(case["seconds"].values()), usage, [f"{name} {s:.1f}" for name, s in case["seconds"].items()]

@@ -33,7 +33,7 @@ def over_slices(counts: list[int], rows: int, device: str, folder: Path) -> list
         write_scan(scan, count, thickness, rows)
         command: list[str | Path] = ["process.py", "--input", scan, "--output", folder / "out"]
         usage, _ = measured([*command, "--device", device, "--report", report])
-        (case,) = json.loads(report.read_text())
+        (case,) = json.loads(report.read_text(encoding="utf-8"))
         found.append(
             {"slices": count, "mm": round(thickness, 2), "seconds": sum(case["seconds"].values())}
             | {"stages": case["seconds"], "peak": usage.peak, "cpu": usage.cpu, "wall": usage.wall}
@@ -58,7 +58,7 @@ def over_cases(count: int, rows: int, device: str, folder: Path) -> list[dict[st
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
             done = len(list(out.glob("scan_*.nii.gz")))
-            lines = status.read_text().splitlines() if status.exists() else []
+            lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
             peak = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
             if peak and done > len(found):
                 found += [{"cases": n + 1, "seconds": time.perf_counter() - started, "peak": peak} for n in

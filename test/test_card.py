@@ -21,7 +21,7 @@ def folder(tmp_path: Path, threshold_weights: Path) -> Path:
 
 def section(card: Path, title: str) -> str:
     """The text under one of the card's headings."""
-    return card.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return card.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def test_the_card_lists_what_the_weight_files_say(folder):
@@ -73,12 +73,12 @@ def test_table_2_is_in_the_card_if_there_is_one(folder):
     assert table.rows() in text
     assert "| Ensemble | 0.600 ± 0.100 (2) | 0.250 ± 0.000 (1) | 3.0 (1) | 0.98 ± 0.01 | 0.73 ± 0.25 |" in text
     assert "case_00003" in text
-    assert "/private" not in card.read_text()
+    assert "/private" not in card.read_text(encoding="utf-8")
 
 
 def test_the_card_says_how_to_use_the_folder_and_what_it_is_not_for(folder):
     card = write_card(folder, {})
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     assert "Not for diagnosis" in text
     assert all(limit in section(card, "Limits") for limit in KITS19_LIMITS)
     assert "python process.py --input SCANS --output RESULTS --weights my-weights" in section(card, "Use")

@@ -216,7 +216,7 @@ def test_a_case_that_fails_is_told_and_costs_the_others_nothing(data, tmp_path, 
     write_case(data, 4, hu, labels[1:])
     names = [f"case_{number:05d}" for number in (1, 2, 3, 4)]
     assert call("--data", data, "--weights", "weights", "--out", tmp_path / "out", "--cases", *names) == 1
-    document = json.loads((tmp_path / "out" / "table2.json").read_text())
+    document = json.loads((tmp_path / "out" / "table2.json").read_text(encoding="utf-8"))
     assert set(document["failed"]) == {"case_00001", "case_00003", "case_00004"}
     assert "damaged" in document["failed"]["case_00001"]
     assert "segmentation.nii.gz" in document["failed"]["case_00003"]
@@ -254,7 +254,7 @@ def test_folds_on_the_command_line_want_a_list_of_cases_each(data, tmp_path, wei
     assert call(*both, "--cases", "case_00001", "case_00002") == 2
     assert not (tmp_path / "out").exists()
     assert call(*both, "--cases", "case_00001", "--cases", "case_00002") == 0
-    folds = json.loads((tmp_path / "out" / "table2.json").read_text())["folds"]
+    folds = json.loads((tmp_path / "out" / "table2.json").read_text(encoding="utf-8"))["folds"]
     assert folds == [{"weights": "weights", "cases": ["case_00001"]}, {"weights": "other", "cases": ["case_00002"]}]
 
 
@@ -276,12 +276,12 @@ def test_cysts_count_as_kidney(tmp_path, weights):
     name = write_case(tmp_path / "data", 1, hu, cysts)
     table = evaluate([Fold(Path("weights"), (name,))], tmp_path / "data", tmp_path / "out")
     assert table.figures(ENSEMBLE)["tumour"].mean == table.figures(ENSEMBLE)["kidney"].mean == 1
-    assert "Cysts count as kidney" in (tmp_path / "out" / "table2.md").read_text()
+    assert "Cysts count as kidney" in (tmp_path / "out" / "table2.md").read_text(encoding="utf-8")
 
 
 def test_the_papers_figures_stand_beside_ours_and_are_said_to_be_on_other_cases(data, tmp_path, weights):
     table = evaluate([Fold(Path("weights"), ("case_00002",))], data, tmp_path / "out")
-    text = (tmp_path / "out" / "table2.md").read_text()
+    text = (tmp_path / "out" / "table2.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert [line.split(" | ")[0] for line in lines] == ["| Res-UNet1", "| Res-UNet2", "| Res-Net", "| Ensemble"]
     assert lines[-1] == "| Ensemble | 1.000 ± 0.000 (1) | 1.000 ± 0.000 (1) | none | 0.98 ± 0.01 | 0.73 ± 0.25 |"
@@ -338,7 +338,7 @@ def test_weight_files_are_judged_from_end_to_end(tmp_path, threshold_weights, mo
     hu, labels = phantom(shape=(3, 96, 128), radius_mm=(4.0, 15.0, 15.0), tumour_mm=7.0)
     write_case(tmp_path / "data", 7, hu, labels, KITS_AXES)
     assert call("--data", tmp_path / "data", "--weights", threshold_weights, "--out", tmp_path / "out") == 0
-    networks = json.loads((tmp_path / "out" / "table2.json").read_text())["networks"]
+    networks = json.loads((tmp_path / "out" / "table2.json").read_text(encoding="utf-8"))["networks"]
     assert list(networks) == NETWORKS
     for name in NETWORKS[1:]:
         assert networks[name]["kidney"]["mean"] == networks[name]["tumour"]["mean"] == 1

@@ -409,7 +409,7 @@ def test_a_run_that_is_killed_ends_as_if_it_were_not(tmp_path: Path, monkeypatch
     whole = trainer(SMALL, tmp_path / "whole").fit()
     log = tmp_path / "parts" / "log.csv"
     with subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "parts")]) as process:
-        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
+        while process.poll() is None and (not log.exists() or len(log.read_text(encoding="utf-8").splitlines()) < 3):
             time.sleep(0.02)
         process.kill()
         process.wait()
@@ -456,7 +456,7 @@ def test_a_run_without_progress_ends_early(tmp_path: Path, monkeypatch: pytest.M
     trainer(replace(SMALL, schedule=patient), tmp_path).fit()
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [float(row["score"]) for row in rows] == [0.5, 0.6, 0.6, 0.55]
-    assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
+    assert json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))["step"] == 2
 
 
 def test_a_tiny_run_overfits_one_case_and_tells_so(tmp_path: Path) -> None:
@@ -466,7 +466,7 @@ def test_a_tiny_run_overfits_one_case_and_tells_so(tmp_path: Path) -> None:
     run = trainer(config, tmp_path, train=[scan], valid=[scan])
     member = load_member(run.fit())
     rows = [row for row in csv.DictReader((tmp_path / "log.csv").open()) if row["score"]]
-    best = json.loads((tmp_path / "best.json").read_text())
+    best = json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))
     assert best["kidney"] > 0.95
     assert best["score"] == max(float(row["score"]) for row in rows)
     assert member.info.trained_on == DATA.trained_on
@@ -567,7 +567,7 @@ def test_the_whole_recipe_ends_with_weights_that_load(tmp_path: Path) -> None:
     weights = tmp_path / "out" / "weights"
     names = ["res-net", "res-unet1", "res-unet2"]
     assert sorted(path.stem for path in weights.glob("*.safetensors")) == names
-    card = (weights / "README.md").read_text()
+    card = (weights / "README.md").read_text(encoding="utf-8")
     assert "CC0" in card
     assert "epoch_steps = 2" in card
     assert (tmp_path / "out" / "evaluation" / "table2.md").exists()

@@ -145,7 +145,7 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
     origin = tuple((str(path), path.stat().st_size, path.stat().st_mtime) for path in case.files)
     done = folder / "scan.json"
     if done.exists():
-        entry = json.loads(done.read_text())
+        entry = json.loads(done.read_text(encoding="utf-8"))
         if entry["origin"] == [list(file) for file in origin]:
             return entry | {"source": source}
     hu, labels, spacing = case.read()
@@ -236,7 +236,7 @@ def read_index(cache: Path) -> dict[str, Any]:
         InputError: there is none, or one of another version.
     """
     try:
-        index = json.loads((cache / "index.json").read_text())
+        index = json.loads((cache / "index.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{cache} is no prepared cache ({error}); run `python -m train prepare` first.") from error
     if index.get("format") != FORMAT:

@@ -70,7 +70,7 @@ def volume_cases(source: Source) -> Iterator[LabelledCase]:
 def slice_cases(source: Source) -> Iterator[LabelledCase]:
     """Lone slices: pairs of pictures listed in ``slices.json`` with ``case``, ``ct``, ``label`` and ``spacing_mm``."""
     listing = source.path / "slices.json"
-    for number, entry in enumerate(json.loads(listing.read_text()) if listing.exists() else []):
+    for number, entry in enumerate(json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []):
         ct, label = source.path / entry["ct"], source.path / entry["label"]
         patient = f"{source.name}-{entry['case']:05d}"
         spacing = (SLICE_MM, *entry["spacing_mm"][1:])

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kits.engine import Engine
 from kits.errors import InputError
+from kits.files import write_text
 from kits.preprocess import Normalisation
 from kits.weights import load_member, write_checksums
 from train.cache import load, prepare, read_index, split
@@ -68,7 +69,7 @@ def fit_network(
     train, valid = ([scan for scan in scans if scan.patient in part] for part in (training, validation))
     log.info("%s: %d scans to train on, %d to validate on.", folder, len(train), len(valid))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(to_toml({"data": asdict(data), "training": asdict(config)}))
+    write_text(to_toml({"data": asdict(data), "training": asdict(config)}), folder / "config.toml")
     return Trainer(config, data, train, valid, norm, folder, device, start, located).fit()
 
 
@@ -100,9 +101,9 @@ def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, de
             for folder in {own, weights}:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, folder / f"{network}{suffix}.safetensors")
-            best = json.loads((run_folder / BEST).read_text())
+            best = json.loads((run_folder / BEST).read_text(encoding="utf-8"))
             trainings[f"{network}{suffix}"] = Training(
-                (run_folder / "config.toml").read_text(), best.pop("step"), best.pop("minutes"), best
+                (run_folder / "config.toml").read_text(encoding="utf-8"), best.pop("step"), best.pop("minutes"), best
             )
         valid = split(index, data, part)[1]
         judged.append(Fold(own, tuple(

@@ -95,7 +95,7 @@ def write_case(made: Simulation, folder: Path, about: dict[str, object]) -> None
 
 def _check_same(path: Path, kind: str, seed: int) -> None:
     try:
-        made = json.loads(path.read_text())
+        made = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path.parent}: is no simulated case; give another folder to --out.") from error
     if (made.get("kind"), made.get("seed")) != (kind, seed):

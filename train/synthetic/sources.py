@@ -165,9 +165,9 @@ def read_body(source: Source) -> Body:
     labels, spacing = _read_canonical(source.path)
     names = _names_of(source.path)
     if names.suffix == ".json":
-        listed = {int(number): name for number, name in json.loads(names.read_text()).items()}
+        listed = {int(number): name for number, name in json.loads(names.read_text(encoding="utf-8")).items()}
     else:
-        rows = (line.split(maxsplit=1) for line in names.read_text().splitlines())
+        rows = (line.split(maxsplit=1) for line in names.read_text(encoding="utf-8").splitlines())
         listed = {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
     if not listed:
         raise InputError(f"{names}: names no structure; each line begins with a number and a name.")
