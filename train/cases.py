@@ -50,7 +50,7 @@ class LabelledCase:
 
 
 def kits_cases(source: Source) -> Iterator[LabelledCase]:
-    """KiTS19's layout: ``case_XXXXX`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``."""
+    """KiTS19's layout: ``case_NNNNN`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``."""
     for folder in sorted(source.path.glob("case_*")):
         ct, label = folder / "imaging.nii.gz", folder / "segmentation.nii.gz"
         if label.exists():  # KiTS19's test cases have none

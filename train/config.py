@@ -33,7 +33,7 @@ class Source:
     """A folder of labelled cases.
 
     Args:
-        kind: ``kits`` (``case_XXXXX/{imaging,segmentation}.nii.gz``), ``volumes`` (``NAME/{ct,label}.nii.gz``) or
+        kind: ``kits`` (``case_NNNNN/{imaging,segmentation}.nii.gz``), ``volumes`` (``NAME/{ct,label}.nii.gz``) or
             ``slices`` (pictures listed in ``slices.json``, each of which stands for its own neighbours).
         path: the folder.
         name: what the patients' names begin with. Scans of one patient must have one name, whatever their source.

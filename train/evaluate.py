@@ -268,7 +268,7 @@ def evaluate(folds: Sequence[Fold], data: Path, out: Path, mode: str = "native")
     if not names:
         raise InputError("There is no case to evaluate on; name at least one a fold.")
     if absent := sorted(set(names) - set(found)):
-        raise InputError(f"{data} holds no {', '.join(absent)}; name cases that lie there as case_XXXXX.")
+        raise InputError(f"{data} holds no {', '.join(absent)}; name cases that lie there as case_NNNNN.")
     if twice := sorted(name for name, count in names.items() if count > 1):
         raise InputError(f"{', '.join(twice)} would be scored twice; give each case to one fold.")
     members = [load_members(fold.weights) for fold in folds]
@@ -502,7 +502,7 @@ def example_panels(title: str, case: Case, score: Score, out: Path) -> list[Imag
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m train evaluate``."""
-    parser.add_argument("--data", type=Path, required=True, metavar="KITS_DIR", help="folder of case_XXXXX folders")
+    parser.add_argument("--data", type=Path, required=True, metavar="KITS_DIR", help="folder of case_NNNNN folders")
     parser.add_argument(
         "--weights", type=Path, nargs="+", required=True, metavar="DIR", help="weights folder, or one a fold"
     )

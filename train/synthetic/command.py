@@ -29,9 +29,9 @@ Recipe = Callable[[Sources, np.random.Generator, int], Simulation]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``simulate``."""
     parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="label maps: KiTS's "
-                        "case_XXXXX.nii.gz, or bodies NAME.nii.gz with NAME_organs.txt or labels.json")  # fmt: skip
+                        "case_NNNNN.nii.gz, or bodies NAME.nii.gz with NAME_organs.txt or labels.json")  # fmt: skip
     parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="real scans: NAME/{ct,label}.nii.gz")
-    parser.add_argument("--out", type=Path, required=True, metavar="KITS_DIR", help="folder for case_XXXXX folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="KITS_DIR", help="folder for case_NNNNN folders")
     parser.add_argument("--count", type=int, required=True, metavar="N", help="how many scans; those there count")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--kinds", nargs="+", choices=sorted(RECIPES), default=sorted(RECIPES), help="taken in turn")

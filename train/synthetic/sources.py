@@ -60,7 +60,7 @@ def find_sources(labels: Sequence[Path], backgrounds: Path | None, leave_out: Co
     """Everything usable below some folders.
 
     Args:
-        labels: folders of ``case_XXXXX.nii.gz`` (KiTS label maps, alone or as ``case_XXXXX/segmentation.nii.gz``) or
+        labels: folders of ``case_NNNNN.nii.gz`` (KiTS label maps, alone or as ``case_NNNNN/segmentation.nii.gz``) or
             of whole bodies: ``NAME.nii.gz`` with ``NAME_organs.txt``, or with one ``labels.json`` for all.
         backgrounds: folder of ``NAME/ct.nii.gz`` with ``NAME/label.nii.gz``.
         leave_out: patients that must not be used.
@@ -76,7 +76,7 @@ def find_sources(labels: Sequence[Path], backgrounds: Path | None, leave_out: Co
         bodies += others
         if not found and not others:
             raise InputError(
-                f"{folder}: no label map found; give folders of case_XXXXX.nii.gz, or of NAME.nii.gz "
+                f"{folder}: no label map found; give folders of case_NNNNN.nii.gz, or of NAME.nii.gz "
                 "with NAME_organs.txt or labels.json."
             )
     if backgrounds:
