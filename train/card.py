@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kits.files import write_text
 from kits.weights import CHECKSUMS, Member, load_members
-from train.evaluate import Table
+from train.table import Table
 
 ROLES = {"locate": "stage 1: where the kidneys are", "segment": "stage 2: kidney and tumour, a member of the ensemble"}
 ARCHITECTURES = {"res-unet": "Res-UNet", "res-net": "Res-Net"}

@@ -18,7 +18,7 @@ from PIL import Image
 from kits.errors import InputError
 from kits.files import Case, read_image, read_volume
 from kits.preprocess import SLICE_MM
-from kits.volume import Grid
+from kits.volume import Grid, Volume
 from train.config import Source
 
 FAULTY = tuple(f"kits-{number:05d}" for number in (15, 23, 37, 68, 125, 133))
@@ -38,6 +38,7 @@ class LabelledCase:
     Args:
         name: unique among all cases.
         patient: who it is; patients, not cases, are split into training and validation.
+        made_of: patients whose scans or labels a simulated case was made of.
         files: what it is read from, the CT first.
         read: gives int16 HU and uint8 labels in {0, 1, 2}, both canonical (z, y, x), and the spacing in mm; raises
             ``InputError`` where they do not fit each other.
@@ -47,6 +48,7 @@ class LabelledCase:
     patient: str
     files: tuple[Path, ...]
     read: Callable[[], Loaded]
+    made_of: tuple[str, ...] = ()
 
 
 def kits_cases(source: Source) -> Iterator[LabelledCase]:
@@ -55,7 +57,9 @@ def kits_cases(source: Source) -> Iterator[LabelledCase]:
         ct, label = folder / "imaging.nii.gz", folder / "segmentation.nii.gz"
         if label.exists():  # KiTS19's test cases have none
             name = f"{source.name}-{folder.name.removeprefix('case_')}"
-            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label))
+            about = folder / "simulation.json"  # from `python -m train simulate`
+            made_of = json.loads(about.read_text(encoding="utf-8"))["patients"] if about.exists() else ()
+            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label), tuple(map(patient_of, made_of)))
 
 
 def volume_cases(source: Source) -> Iterator[LabelledCase]:
@@ -63,8 +67,12 @@ def volume_cases(source: Source) -> Iterator[LabelledCase]:
     for ct in sorted(source.path.glob("*/ct.nii.gz")):
         label = ct.with_name("label.nii.gz")
         name = ct.parent.name
-        patient = name.replace("kits_", "kits-") if name.startswith("kits_") else name
-        yield LabelledCase(name, patient, (ct, label), partial(read_pair, ct, label))
+        yield LabelledCase(name, patient_of(name), (ct, label), partial(read_pair, ct, label))
+
+
+def patient_of(name: str) -> str:
+    """Who a volume's folder shows: ``kits_00166`` is KiTS's patient ``kits-00166``, others are called as they are."""
+    return name.replace("kits_", "kits-")
 
 
 def slice_cases(source: Source) -> Iterator[LabelledCase]:
@@ -98,21 +106,25 @@ def find_labelled(source: Source) -> list[LabelledCase]:
 
 
 def read_pair(ct: Path, label: Path) -> Loaded:
-    """A volume and its label map in canonical orientation.
+    """A volume's HU, its labels and its spacing, in canonical orientation."""
+    volume = read_volume(Case(ct.parent.name, ct, ct.name))
+    return volume.hu, labels_of(volume, label), volume.spacing
+
+
+def labels_of(volume: Volume, path: Path) -> np.ndarray:
+    """A volume's label map, uint8 (z, y, x) in {0, 1, 2} on its canonical grid, from a file of the same geometry.
 
     Raises:
-        InputError: a file cannot be read, or the two differ in size or place, or the labels are none of KiTS's.
+        InputError: the file cannot be read, differs from the volume in size or place, or holds none of KiTS's labels.
     """
-    volume = read_volume(Case(ct.parent.name, ct, ct.name))
-    image = read_image(label)
-    theirs = Grid.of(image)
-    if volume.home.size_xyz != theirs.size_xyz:
-        raise InputError(f"{label} has {theirs.size_xyz} voxels, {ct} {volume.home.size_xyz}: not of the same scan.")
-    if any(not np.allclose(getattr(volume.home, name), getattr(theirs, name), atol=by) for name, by in TOLERANCES):
-        raise InputError(f"{label} lies elsewhere than {ct} (their affines differ): resample it, or mend its header.")
-    order, flips = theirs.canonical_axes()
-    labels = sitk.GetArrayViewFromImage(image).transpose(order)[flips]
-    return volume.hu, kits19_labels(labels, label), volume.spacing
+    image = read_image(path)
+    grid = Grid.of(image)
+    if volume.home.size_xyz != grid.size_xyz:
+        raise InputError(f"{path} has {grid.size_xyz} voxels, {volume.name} {volume.home.size_xyz}: not of one scan.")
+    if any(not np.allclose(getattr(volume.home, name), getattr(grid, name), atol=by) for name, by in TOLERANCES):
+        raise InputError(f"{path} lies elsewhere than {volume.name} (affines differ): resample it, or mend its header.")
+    order, flips = grid.canonical_axes()
+    return kits19_labels(sitk.GetArrayViewFromImage(image).transpose(order)[flips], path)
 
 
 def read_pictures(ct: Path, label: Path, spacing: tuple[float, float, float], source: Source) -> Loaded:

@@ -196,8 +196,29 @@ PAPER = {
 # The paper's class weights raise tumour threefold; with a Dice term beside the cross-entropy, less is enough. Stage 2
 # also sees regions without kidney, since stage 1 is wrong at times.
 BEST_LOSS = Loss((0.5, 1.0, 1.5), dice=True, l2=0.0)
-BEST_SCHEDULE = Schedule(2.5e-3, "adamw", True, 1e-4, 5.0, 0.99, 8, 20, 100, 0)
-BEST_AUGMENTATION = Augmentation(GROUPS, 30.0, 0.5, 0.5, 1.0, 1.25, True, 32.0, True, True, 0.3)
+BEST_SCHEDULE = Schedule(
+    learning_rate=2.5e-3,
+    optimiser="adamw",
+    one_cycle=True,
+    weight_decay=1e-4,
+    clip=5.0,
+    average=0.99,
+    batch=8,
+    epochs=20,
+    epoch_steps=100,
+    patience=0,  # a cycle is only good at its end
+)
+BEST_AUGMENTATION = Augmentation(
+    groups=GROUPS,
+    flip=0.5,
+    reverse=0.5,
+    zoom_chance=1.0,
+    shrink=True,
+    shift_px=32.0,
+    intensity=True,
+    drift=True,
+    lesions=0.3,
+)
 BEST = {
     "res-unet1": Config(
         "res-unet", "locate", STAGE_1, BEST_LOSS, BEST_SCHEDULE,

@@ -13,9 +13,6 @@ ensemble's label maps in ``predictions/`` (for ``python -m kits.score``) and at 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import logging
 import math
 import re
@@ -23,225 +20,31 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kits.cascade import MODES, TUMOUR, Cascade, most_probable
-from kits.engine import Engine, Network, cover
+from kits.engine import Engine, Network
 from kits.errors import InputError, KitsError
-from kits.files import READERS, Case, aside, find_cases, read_labels, read_volume, write_image, write_text
+from kits.files import Case, find_cases, read_volume, write_image
 from kits.limits import check_memory
-from kits.locate import locate, pad_to_window
-from kits.overlay import BACKGROUND, MARGIN_MM, PANEL_WIDTH, View, draw_legend, draw_panel, draw_sheet, find_contours
-from kits.postprocess import bounding_box, postprocess, smallest_component
-from kits.preprocess import Normalisation, preprocess, working_shape
+from kits.locate import halved_slices, locate
+from kits.postprocess import postprocess, smallest_component
+from kits.preprocess import Normalisation
 from kits.score import score_case
-from kits.segment import segment
+from kits.segment import CHUNK, Slices, segment, to_native_slices
 from kits.volume import Volume
 from kits.weights import Member, load_members
+from train.cases import labels_of
+from train.figure4 import write_figure4
+from train.table import ENSEMBLE, Fold, Score, Table, prediction_path
 
-ENSEMBLE = "ensemble"
-PAPER = {
-    "res-unet1": ((0.96, 0.02), (0.52, 0.32)),
-    "res-unet2": ((0.97, 0.02), (0.70, 0.28)),
-    "res-net": ((0.97, 0.02), (0.72, 0.26)),
-    ENSEMBLE: ((0.98, 0.01), (0.73, 0.25)),
-}
-"""Table 2 of the paper: mean and standard deviation of kidney and of tumour Dice."""
-TITLES = {"res-unet1": "Res-UNet1", "res-unet2": "Res-UNet2", "res-net": "Res-Net", ENSEMBLE: "Ensemble"}
-CYST = 3
 FOLD_SUFFIX = re.compile(r"-fold\d+$")
-CHUNK = 32
-"""Slices whose probabilities are held on the native grid at a time."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Networks, and the cases that they are judged on.
-
-    Args:
-        weights: folder of weight files for both stages.
-        cases: names such as ``case_00003`` of cases that none of these networks saw in training.
-    """
-
-    weights: Path
-    cases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One network on one case: a line of ``per_case.csv``.
-
-    Args:
-        case: its name.
-        fold: index of the fold.
-        network: the weight file's name without its fold, or ``ensemble``.
-        kidney: Dice of kidney with tumour.
-        tumour: Dice of tumour; NaN where neither the reference nor the network has any.
-        false_tumour_ml: millilitres of tumour in a case whose reference has none; NaN where it has some.
-        seconds: that the answer took, with stage 1, without reading.
-    """
-
-    case: str
-    fold: int
-    network: str
-    kidney: float
-    tumour: float
-    false_tumour_ml: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Mean and standard deviation (NumPy's, over n) of a measure over the cases that have it; NaN if none has."""
-
-    mean: float
-    std: float
-    cases: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
-        numbers = [value for value in values if not math.isnan(value)]
-        return cls(float(np.mean(numbers)), float(np.std(numbers)), len(numbers)) if numbers else NONE
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.std:.3f} ({self.cases})" if self.cases else "none"
-
-
-NONE = Figure(math.nan, math.nan, 0)
-
-
-@dataclass
-class Table:
-    """The scores of every network on every case, and what stands over them in the paper's Table 2.
-
-    Args:
-        mode: the cascade's, ``native`` or ``paper``.
-        folds: what was to be judged.
-        scores: in the order in which they came.
-        failed: case -> why it has no scores; it is in no mean.
-        with_cysts: cases whose reference has cysts (label 3), which count as kidney, as in KiTS19's references.
-    """
-
-    mode: str
-    folds: tuple[Fold, ...]
-    scores: list[Score] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    with_cysts: list[str] = field(default_factory=list)
-
-    @property
-    def networks(self) -> list[str]:
-        """Names of the rows: in the paper's order, networks that it does not have next, the ensemble last."""
-        names = dict.fromkeys(score.network for score in self.scores)
-        known = [name for name in PAPER if name in names and name != ENSEMBLE]
-        others = [name for name in names if name not in PAPER]
-        return known + others + [name for name in names if name == ENSEMBLE]
-
-    def figures(self, network: str) -> dict[str, Figure]:
-        """Measure -> its figure for one network: ``kidney``, ``tumour``, ``false_tumour_ml`` and ``seconds``.
-
-        The tumour's is over the cases whose reference has a tumour. ``kits.score``, as the organisers' formula, also
-        counts a tumour found where there is none, as 0; here that is what ``false_tumour_ml`` tells.
-        """
-        scores = [score for score in self.scores if score.network == network]
-        return {
-            "kidney": Figure.of([score.kidney for score in scores]),
-            "tumour": Figure.of([score.tumour for score in scores if math.isnan(score.false_tumour_ml)]),
-            "false_tumour_ml": Figure.of([score.false_tumour_ml for score in scores]),
-            "seconds": Figure.of([score.seconds for score in scores]),
-        }
-
-    def rows(self) -> str:
-        """The table itself, in Markdown, with the paper's figures beside ours."""
-        lines = [
-            "| network | kidney with tumour | tumour | false tumour, ml | paper: kidney | paper: tumour |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for network in self.networks:
-            ours = self.figures(network)
-            paper = [f"{mean:.2f} ± {std:.2f}" for mean, std in PAPER.get(network, ())] or ["", ""]
-            false = ours["false_tumour_ml"]
-            cells = [
-                TITLES.get(network, network),
-                str(ours["kidney"]),
-                str(ours["tumour"]),
-                f"{false.mean:.1f} ({false.cases})" if false.cases else "none",
-                *paper,
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
-
-    def markdown(self) -> str:
-        """The table with what a reader has to know of it."""
-        cases = len({score.case for score in self.scores})
-        text = f"""Dice by KiTS19's convention: mean ± standard deviation over cases, in brackets how many.
-Cases: {cases}, folds: {len(self.folds)}, mode: `{self.mode}`.
-The tumour's mean is over the cases that have one; what was taken for tumour in the others stands beside it, as a mean
-too. Cases that a network learned from would flatter it.
-
-{self.rows()}
-
-Res-UNet1 is stage 1 by itself, on halved 3 mm slices; Res-UNet2 and Res-Net are the cascade with that network alone in
-stage 2. The paper's figures (Santini et al., arXiv 1909.00735, Table 2) are of its own 20 validation cases of KiTS19,
-not of these cases.
-"""
-        if len(self.folds) > 1:
-            text += "\nEach case is scored by the networks of its own fold, which never saw it.\n"
-        if self.with_cysts:
-            text += f"\nCysts count as kidney, as in KiTS19's references: {', '.join(self.with_cysts)}.\n"
-        if self.failed:
-            text += f"\n**Failed, and in no mean:** {', '.join(self.failed)}.\n"
-        return text
-
-    def to_json(self) -> str:
-        """The figures as strict JSON, with null for what no case has."""
-        paper = {
-            network: {
-                measure: dict(zip(("mean", "std"), figure, strict=True))
-                for measure, figure in zip(("kidney", "tumour"), row, strict=True)
-            }
-            for network, row in PAPER.items()
-        }
-        document = {
-            "convention": "kits19",
-            "mode": self.mode,
-            "networks": {
-                network: {measure: _nulls(asdict(figure)) for measure, figure in self.figures(network).items()}
-                for network in self.networks
-            },
-            "paper": paper | {"on": "the paper's 20 validation cases of KiTS19"},
-            "folds": [{"weights": str(fold.weights), "cases": fold.cases} for fold in self.folds],
-            "with_cysts": self.with_cysts,
-            "failed": self.failed,
-        }
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-    def to_csv(self) -> str:
-        """A line a case and network; a cell is empty where there is no number."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.name for column in fields(Score)])
-        for score in self.scores:
-            writer.writerow(_rounded(value) for value in astuple(score))
-        return text.getvalue()
-
-    def write(self, out: Path) -> None:
-        """Write ``table2.md``, ``table2.json`` and ``per_case.csv``.
-
-        Raises:
-            OutputError: a file cannot be written.
-        """
-        write_text(f"# Table 2\n\n{self.markdown()}", out / "table2.md")
-        write_text(self.to_json(), out / "table2.json")
-        write_text(self.to_csv(), out / "per_case.csv")
 
 
 def evaluate(folds: Sequence[Fold], data: Path, out: Path, mode: str = "native") -> Table:
@@ -291,7 +94,7 @@ def attempt(case: Case, fold: int, cascade: Cascade, names: Sequence[str], table
     try:
         check_memory(case)
         volume = read_volume(case)
-        truth, cysts = read_truth(case, volume)
+        truth = labels_of(volume, reference_path(case))
         scores = []
         for network, labels, seconds in answers(volume, cascade, names):
             scores.append(score(case.name, fold, network, labels, truth, volume, seconds))
@@ -307,8 +110,6 @@ def attempt(case: Case, fold: int, cascade: Cascade, names: Sequence[str], table
         log.error("%s: failed. %s", case.name, table.failed[case.name])
         return
     table.scores += scores
-    if cysts:
-        table.with_cysts.append(case.name)
     log.info("%s: %s, kidney %.3f, tumour %.3f.", case.name, ENSEMBLE, scores[-1].kidney, scores[-1].tumour)
 
 
@@ -362,63 +163,23 @@ def stage1_labels(volume: Volume, network: Network, norm: Normalisation, engine:
     Returns:
         uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
     """
-    working = working_shape(volume.hu.shape, volume.spacing)
-    halved = (working[0], -(-working[1] // 2), -(-working[2] // 2))
-    slices_ZYX = pad_to_window(preprocess(volume.hu, halved, norm, engine.device), norm.air)
-    windows = [(y, x) for y in cover(0, halved[1], halved[1]) for x in cover(0, halved[2], halved[2])]
-    halved_ZCYX = engine.predict([network], slices_ZYX, range(halved[0]), windows)[..., : halved[1], : halved[2]]
-    depth, *plane = volume.hu.shape
-    centres = ((torch.arange(depth) + 0.5) * (halved[0] / depth) - 0.5).clamp(0, halved[0] - 1)
+    slices_ZYX, halved, windows = halved_slices(volume, norm, engine)
+
+    def chunks() -> Iterator[Slices]:
+        for first in range(0, halved[0], CHUNK):
+            centres = range(first, min(first + CHUNK, halved[0]))
+            yield first, engine.predict([network], slices_ZYX, centres, windows)[..., : halved[1], : halved[2]]
+
     labels = np.empty(volume.hu.shape, np.uint8)
-    for first in range(0, depth, CHUNK):
-        positions = centres[first : first + CHUNK].to(halved_ZCYX)
-        below = positions.long()
-        above = (below + 1).clamp_max(halved[0] - 1)
-        weight = (positions - below)[:, None, None, None]
-        native_ZCYX = torch.lerp(halved_ZCYX[below], halved_ZCYX[above], weight)
-        native_ZCYX = functional.interpolate(native_ZCYX, size=plane, mode="bilinear")
-        labels[first : first + CHUNK] = most_probable(native_ZCYX).cpu().numpy()
+    for first, found in to_native_slices(chunks(), halved[0], len(labels)):
+        native_ZCYX = functional.interpolate(found, size=labels.shape[1:], mode="bilinear")
+        labels[first : first + len(found)] = most_probable(native_ZCYX).cpu().numpy()
     return labels
 
 
-def read_truth(case: Case, volume: Volume) -> tuple[np.ndarray, bool]:
-    """A case's reference on its volume's canonical grid, uint8 (z, y, x), and whether it had cysts.
-
-    Cysts become kidney. As in ``kits.score``, sizes must agree, and the reference's origin and direction are never
-    looked at: it is taken to be stored as its volume is.
-
-    Raises:
-        InputError: there is no reference beside the volume, it cannot be read, or its size is another.
-    """
-    path = reference_path(case)
-    if path is None:
-        raise InputError(f"{case.source.parent}: has no segmentation.nii.gz beside its volume; leave the case out.")
-    stored, _ = read_labels(path)
-    if stored.shape != volume.home.size_xyz[::-1]:
-        raise InputError(
-            f"{path} has shape {stored.shape} but {case.source} has {volume.home.size_xyz[::-1]} (z, y, x); "
-            "give the reference of this volume."
-        )
-    cysts = stored == CYST
-    stored[cysts] = 1
-    return canonical(stored, volume), bool(cysts.any())
-
-
-def canonical(stored: np.ndarray, volume: Volume) -> np.ndarray:
-    """A (z, y, x) array as it is stored on a volume's home grid, turned into canonical orientation."""
-    order, flips = volume.home.canonical_axes()
-    return stored.transpose(order)[flips]
-
-
-def reference_path(case: Case) -> Path | None:
-    """The label map beside a case's volume, or None."""
-    paths = (case.source.with_name(f"segmentation{ending}") for ending in READERS)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def prediction_path(out: Path, case: Case) -> Path:
-    """Where the ensemble's label map of a case is written."""
-    return out / "predictions" / case.output_name
+def reference_path(case: Case) -> Path:
+    """Where the label map of a case lies: beside its volume."""
+    return case.source.with_name("segmentation.nii.gz")
 
 
 def score(
@@ -428,76 +189,6 @@ def score(
     dice = score_case(labels, truth, volume.spacing, "kits19")
     false_ml = math.nan if (truth >= TUMOUR).any() else float((labels >= TUMOUR).sum() * volume.voxel_ml)
     return Score(case, fold, network, dice["kidney+tumour"], dice["tumour"], false_ml, seconds)
-
-
-def write_figure4(table: Table, cases: dict[str, Case], out: Path) -> None:
-    """Draw the paper's figure 4: truth above, the ensemble's answer below, in the best, median and worst case.
-
-    Cases go by their tumour's Dice or, where fewer than three have a tumour, by the kidneys'. Nothing is drawn if none
-    was scored.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    chosen = examples(table)
-    if not chosen:
-        return
-    columns = [example_panels(title, cases[score.case], score, out) for title, score in chosen.items()]
-    blank = Image.new("RGB", (PANEL_WIDTH, 1), BACKGROUND)
-    columns += [[blank] * 3] * (3 - len(columns))
-    sheet = draw_sheet([panel for row in zip(*columns, strict=True) for panel in row])
-    with aside(out / "figure4.png") as partial:
-        sheet.save(partial, format="PNG", optimize=True)
-
-
-def examples(table: Table) -> dict[str, Score]:
-    """The ensemble's best, median and worst case, or as many of them as there are."""
-    scores = [score for score in table.scores if score.network == ENSEMBLE]
-    ranked = sorted((one for one in scores if math.isnan(one.false_tumour_ml)), key=lambda one: one.tumour)
-    if len(ranked) < 3:
-        ranked = sorted((one for one in scores if not math.isnan(one.kidney)), key=lambda one: one.kidney)
-    if len(ranked) < 3:
-        return dict(zip(("best", "worst"), reversed(ranked), strict=False))
-    return {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-
-
-def example_panels(title: str, case: Case, score: Score, out: Path) -> list[Image.Image]:
-    """Three panels of one case: the truth, the ensemble's answer, and what its contours mean.
-
-    Shown is the axial slice with the most tumour (or kidney, in a case without) in the reference.
-    """
-    volume = read_volume(case)
-    truth, _ = read_truth(case, volume)
-    labels = canonical(read_labels(prediction_path(out, case))[0], volume)
-    shown = truth >= TUMOUR if (truth >= TUMOUR).any() else truth > 0
-    index = int(shown.sum(axis=(1, 2)).argmax())
-    box = bounding_box((truth > 0) | (labels > 0))
-    window = [slice(0, length) for length in volume.hu.shape[1:]]
-    if box:
-        margins = [round(MARGIN_MM / mm) for mm in volume.spacing[1:]]
-        window = [
-            slice(max(0, side.start - margin), min(length, side.stop + margin))
-            for side, margin, length in zip(box[1:], margins, volume.hu.shape[1:], strict=True)
-        ]
-    sides_mm = [(side.stop - side.start) * mm for side, mm in zip(window, volume.spacing[1:], strict=True)]
-    healthy = not math.isnan(score.false_tumour_ml)
-    tumour = f"no tumour, {score.false_tumour_ml:.1f} ml found" if healthy else f"tumour {score.tumour:.3f}"
-    captions = (
-        f"{case.name}, {title}\ntruth\naxial {index + 1} of {len(truth)}",
-        f"{case.name}, {title}\nkidney {score.kidney:.3f}\n{tumour}",
-    )
-    panels = [
-        draw_panel(
-            View((index, window[0], window[1]), caption, ("R", "L", "A", "P")),
-            volume.hu,
-            volume.spacing,
-            find_contours(array, None),
-            PANEL_WIDTH / max(sides_mm),
-        )
-        for caption, array in zip(captions, (truth, labels), strict=True)
-    ]
-    found = [replace(contour, name=f"{contour.name}, found") for contour in find_contours(labels, None)]
-    return [*panels, draw_legend(found, volume.spacing)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -537,7 +228,7 @@ def folds_of(arguments: argparse.Namespace) -> list[Fold]:
     """
     lists = arguments.cases
     if lists is None and len(arguments.weights) == 1:
-        lists = [[case.name for case in find_cases(arguments.data) if reference_path(case)]]
+        lists = [[case.name for case in find_cases(arguments.data) if reference_path(case).exists()]]
     if lists is None or len(lists) != len(arguments.weights):
         raise InputError(
             f"There are {len(arguments.weights)} weights folders but {len(lists or ())} lists of cases, and each "
@@ -545,13 +236,3 @@ def folds_of(arguments: argparse.Namespace) -> list[Fold]:
             "order, or let `python -m train all --folds K` do it, whose recipe knows the folds' cases."
         )
     return [Fold(weights, tuple(cases)) for weights, cases in zip(arguments.weights, lists, strict=True)]
-
-
-def _nulls(figure: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else round(value, 6) for name, value in figure.items()}
-
-
-def _rounded(value: object) -> object:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else round(value, 6)

@@ -63,6 +63,10 @@ class Journal:
         self.board.add_image("slice, truth, answer", sheet, step, dataformats="HWC")
         self.board.flush()
 
+    def close(self) -> None:
+        """End TensorBoard's writing."""
+        self.board.close()
+
 
 def read_log(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's log, oldest first; empty where there is none."""

@@ -118,6 +118,8 @@ class Trainer:
         """
         first = self.progress.step
         began = time.monotonic() - self.progress.seconds
+        if self.exhausted():
+            return self.folder / WEIGHTS
         journal = Journal(self.folder, first) if workers.rank() == 0 else None
         silent = None if journal else True
         with ThreadPoolExecutor(1) as ahead:
@@ -148,11 +150,17 @@ class Trainer:
                     if scores:
                         with torch.inference_mode(), self.engine.autocast():
                             journal.picture(step + 1, images, labels, self.judged(images).argmax(1))
-                patience = self.config.schedule.patience
-                if patience and epoch - self.progress.best_epoch >= patience:
+                if self.exhausted():
                     break
             upcoming.cancel()
+        if journal:
+            journal.close()
         return self.folder / WEIGHTS
+
+    def exhausted(self) -> bool:
+        """Whether nothing has improved for as many epochs as the schedule has patience."""
+        patience = self.config.schedule.patience
+        return 0 < patience <= self.progress.step // self.epoch_steps - self.progress.best_epoch
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This process' part of a step's batch: the same patches whatever the number of processes."""

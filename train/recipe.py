@@ -23,12 +23,13 @@ from kits.errors import InputError
 from kits.files import write_text
 from kits.preprocess import Normalisation
 from kits.weights import load_member, write_checksums
-from train.cache import load, prepare, read_index, split
+from train.cache import load, may_train, prepare, read_index, split
 from train.card import Training, write_card
 from train.config import Config, Data, to_toml
-from train.evaluate import Fold, evaluate
+from train.evaluate import evaluate
 from train.loop import BEST, Trainer
 from train.regions import locate_kidneys
+from train.table import Fold
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ def fit_network(
         if locator is None:
             raise InputError("regions = 'located' needs --locator, a weight file of stage 1.")
         located = locate_kidneys(load_member(locator), load(cache, "locate"), Engine(device))
-    train, valid = ([scan for scan in scans if scan.patient in part] for part in (training, validation))
+    train = [s for s, e in zip(scans, index["scans"], strict=True) if may_train(e, training, validation)]
+    valid = [scan for scan in scans if scan.patient in validation]
     log.info("%s: %d scans to train on, %d to validate on.", folder, len(train), len(valid))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(to_toml({"data": asdict(data), "training": asdict(config)}), folder / "config.toml")
@@ -84,8 +86,8 @@ def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, de
         device: ``auto``, ``cuda`` or ``cpu``.
     """
     cache, weights = out / "cache", out / "weights"
-    kits = next((source for source in data.sources if source.kind == "kits"), None)
-    if kits is None:
+    judged_on = next((source for source in data.sources if source.kind == "kits"), None)
+    if judged_on is None:
         raise InputError("Table 2 is measured on whole cases: give --data, or a source of the kind 'kits' in [data].")
     index = prepare(data, cache)
     parts: list[tuple[int, int] | None] = [(k, folds) for k in range(folds)] if folds > 1 else [None]
@@ -108,9 +110,9 @@ def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, de
         valid = split(index, data, part)[1]
         judged.append(Fold(own, tuple(
             f"case_{scan['name'].rpartition('-')[2]}" for scan in index["scans"]
-            if scan["patient"] in valid and data.sources[scan["source"]] == kits
+            if scan["patient"] in valid and data.sources[scan["source"]] == judged_on
         )))  # fmt: skip
     write_checksums(weights)
-    table = evaluate(judged, kits.path, out / "evaluation")
+    table = evaluate(judged, judged_on.path, out / "evaluation")
     write_card(weights, trainings, table)
     return 1 if table.failed else 0

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from kits.cascade import most_probable
 from kits.engine import Engine, Network, cover
-from kits.locate import CHUNK, KIDNEYS, pad_to_window
-from kits.postprocess import SMALLEST_VOXELS, components
+from kits.locate import KIDNEYS, pad_to_window
+from kits.postprocess import components, smallest_component
 from kits.preprocess import Normalisation
+from kits.segment import spans
 from kits.weights import Member
 from train.cache import Scan
 from train.sampling import Z_MARGIN, Box
-
-HALVED = 4
-"""A halved slice has a fourth of a slice's pixels."""
 
 
 def predict_labels(
@@ -37,18 +36,21 @@ def predict_labels(
     slices_ZYX = pad_to_window((hu.clamp(*norm.window) - norm.mean) / norm.std, norm.air)
     depth, rows, columns = scan.hu.shape
     if role == "locate":
-        spans = [(0, depth, [(y, x) for y in cover(0, rows, rows) for x in cover(0, columns, columns)])]
-    else:
-        spans = []
-        for low, high in scan.kidneys if boxes is None else boxes:
-            windows = [(y, x) for y in cover(low[1], high[1], rows) for x in cover(low[2], high[2], columns)]
-            spans.append((max(0, low[0] - Z_MARGIN), min(depth, high[0] + Z_MARGIN), windows))
+        boxes = [((0, 0, 0), scan.hu.shape)]
+    elif boxes is None:
+        boxes = scan.kidneys
+    wanted = [
+        (
+            max(0, low[0] - Z_MARGIN),
+            min(depth, high[0] + Z_MARGIN),
+            tuple((y, x) for y in cover(low[1], high[1], rows) for x in cover(low[2], high[2], columns)),
+        )
+        for low, high in boxes
+    ]
     labels = np.zeros(scan.hu.shape, np.uint8)
-    for first, last, windows in spans:
-        for start in range(first, last, CHUNK):
-            centres = range(start, min(start + CHUNK, last))
-            found = engine.predict([network], slices_ZYX, centres, windows).argmax(1)[:, :rows, :columns]
-            labels[start : centres.stop] = np.maximum(labels[start : centres.stop], found.cpu().numpy())
+    for first, last, windows in spans(wanted):
+        probabilities = engine.predict([network], slices_ZYX, range(first, last), windows)
+        labels[first:last] = most_probable(probabilities[..., :rows, :columns]).cpu().numpy()
     return labels
 
 
@@ -85,8 +87,9 @@ def locate_kidneys(member: Member, halved: Sequence[Scan], engine: Engine) -> Ma
     found = {}
     for scan in halved:
         labels = predict_labels(network, scan, "locate", member.info.norm, engine)
-        share = 1 / len(scan.hu) if scan.lone else 1.0
-        _, boxes = components(labels > 0, SMALLEST_VOXELS / HALVED * share)
+        z, y, x = scan.spacing
+        whole = len(labels), 2 * labels.shape[1], 2 * labels.shape[2]
+        _, boxes = components(labels > 0, smallest_component(labels.shape, whole, (z, y / 2, x / 2), False))
         found[scan.name] = [
             ((b[0].start, 2 * b[1].start, 2 * b[2].start), (b[0].stop, 2 * b[1].stop, 2 * b[2].stop))
             for b in boxes[:KIDNEYS]
