@@ -150,8 +150,8 @@ too. Cases that a network learned from would flatter it.
 {self.rows()}
 
 Res-UNet1 is stage 1 by itself, on halved 3 mm slices; Res-UNet2 and Res-Net are the cascade with that network alone in
-stage 2. Cysts count as kidney, as in KiTS19's references. The paper's figures (Santini et al., arXiv 1909.00735, Table 2)
-are of its own 20 validation cases of KiTS19, not of these cases.
+stage 2. Cysts count as kidney, as in KiTS19's references. The paper's figures (Santini et al., arXiv 1909.00735,
+Table 2) are of its own 20 validation cases of KiTS19, not of these cases.
 """
         if len(self.folds) > 1:
             text += "\nEach case is scored by the networks of its own fold, which never saw it.\n"
