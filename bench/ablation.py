@@ -1,26 +1,30 @@
-"""What each improvement over the paper's training is worth: one at a time on top of ``paper``, and all of them.
+"""What each improvement over the paper's training is worth, or each source of data.
 
-    python -m bench.ablation --config FILE --cache DIR --out DIR [--network res-unet2] [--steps 400] [--batch 8]
-                             [--patch 256] [--only NAME ...]
+    python -m bench.ablation --config FILE --cache DIR --out DIR [--vary preset|sources] [--network res-unet2]
+                             [--steps 400] [--batch 8] [--patch 256] [--only NAME ...]
 
-All runs see the same data for the same number of steps. The score is that of the last weights on whole validation cases
-(``train.regions.judge``). A run that is in OUT already is not repeated.
+``preset``: ``paper`` as it is; without its L2 term; that with one improvement of ``best`` at a time; ``best``.
+``sources``: ``best`` on all sources, and without each of them.
+
+All runs have as many steps. The score is that of the last weights on whole validation cases (``train.regions.judge``).
+A run that is in OUT already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bench.common import table
 from kits.errors import KitsError
 from kits.files import write_text
 from kits.preprocess import Normalisation
 from kits.weights import load_member
 from train.cache import load, read_index
-from train.config import BEST, GROUPS, NETWORKS, PAPER, Config, config_of, data_of, read_settings
+from train.config import BEST, GROUPS, NETWORKS, PAPER, Data, config_of, data_of, read_settings
 from train.loop import Trainer
 from train.regions import judge
 
@@ -48,11 +52,22 @@ def switches(network: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def without_each(data: Data) -> dict[str, Data]:
+    """The data as they are, without each source, and without all sources of KiTS's layout (simulated ones, say)."""
+    variants = {"all sources": data}
+    for left_out in data.sources:
+        kept = tuple(replace(s, share=0.0) if s is left_out else s for s in data.sources)
+        variants[f"without {left_out.path.name}"] = replace(data, sources=kept)
+    whole = tuple(replace(s, share=0.0) if s.kind == "kits" else s for s in data.sources)
+    return variants | {"without any of kind kits": replace(data, sources=whole)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="its [data] table is used")
     parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and ablation.md")
+    parser.add_argument("--vary", choices=("preset", "sources"), default="preset")
     parser.add_argument("--network", choices=NETWORKS, default="res-unet2")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8)
@@ -66,17 +81,22 @@ def main() -> None:
     scans = load(arguments.cache, PAPER[arguments.network].role)
     train, valid = ([s for s in scans if s.patient in index["split"][part]] for part in ("train", "valid"))
     budget = {"epochs": 1, "epoch_steps": arguments.steps, "batch": arguments.batch, "patience": 0}
-    rows = ["| on top of paper | kidney | tumour | loss |", "| --- | --- | --- | --- |"]
-    for name, changes in switches(arguments.network).items():
+    variants = (
+        [(name, changes, data) for name, changes in switches(arguments.network).items()]
+        if arguments.vary == "preset"
+        else [(name, asdict(BEST[arguments.network]), varied) for name, varied in without_each(data).items()]
+    )
+    rows = []
+    for name, changes, varied in variants:
         if arguments.only and name not in arguments.only:
             continue
         changes = changes | {"patch": arguments.patch, "schedule": changes.get("schedule", {}) | budget}
-        config: Config = config_of(arguments.network, "paper", {"training": changes})
+        config = config_of(arguments.network, "paper", {"training": changes})
         folder = arguments.out / name.replace(" ", "-")
         done = folder / "scores.json"
         if not done.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            trainer = Trainer(config, data, train, valid, norm, folder, arguments.device)
+            trainer = Trainer(config, varied, train, valid, norm, folder, arguments.device)
             scores: dict[str, Any]
             try:
                 trained = load_member(trainer.fit()).network.to(trainer.engine.device)
@@ -85,10 +105,9 @@ def main() -> None:
                 scores = {"failed": str(error)}
             write_text(json.dumps(scores), done)
         scores = json.loads(done.read_text(encoding="utf-8"))
-        cells = (scores.get(measure, "-") for measure in ("kidney", "tumour", "loss"))
-        rows.append(f"| {name} | {' | '.join(map(str, cells))} |")
-        print(rows[-1], flush=True)
-        write_text("\n".join(rows) + "\n", arguments.out / "ablation.md")
+        rows.append((name, *(scores.get(measure, "-") for measure in ("kidney", "tumour", "loss"))))
+        print(*rows[-1], flush=True)
+        write_text(table(("variant", "kidney", "tumour", "loss"), rows), arguments.out / "ablation.md")
 
 
 if __name__ == "__main__":

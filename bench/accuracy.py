@@ -1,128 +1,193 @@
-"""Scores of the shipped weights on real data, through the whole cascade.
+"""Scores of a weights folder on cases with known labels, through the whole cascade.
 
-    python -m bench.accuracy --config train/mixture.toml [--out DIR] [--mode native|paper] [--only NAME ...]
+    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR] [--modes native paper] [--alone]
+                             [--out DIR]
 
-The configuration is that of the training: its lone slices of validation patients are repeated into thin volumes, and
-the middle slice of the result is scored; all of its whole volumes are scored, and those of validation patients
-marked, since the others flatter.
+The configuration is that of the training. Lone slices of its validation patients are repeated into thin volumes, of
+which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
+of, training patients are marked, since they flatter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from kits.cascade import Cascade
+from bench.common import table
+from kits.cascade import MODES, Cascade
 from kits.files import Case, read_volume, write_image, write_text
 from kits.overlay import write_overlay
-from kits.score import dice
 from kits.volume import Volume
 from kits.weights import load_members
-from train.cases import LabelledCase, find_labelled
-from train.config import Data, data_of, read_settings
+from train.cases import LabelledCase, find_labelled, labels_of
+from train.config import Data, Source, data_of, read_settings
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""
 
-
-@dataclass
-class Tally:
-    """Overlap counts of one structure: pooled over all pixels, and per patient."""
-
-    by_patient: dict[str, np.ndarray] = field(default_factory=lambda: defaultdict(lambda: np.zeros(2)))
-
-    def add(self, patient: str, prediction: np.ndarray, truth: np.ndarray) -> None:
-        self.by_patient[patient] += (2 * (prediction & truth).sum(), prediction.sum() + truth.sum())
-
-    def figures(self, patients: set[str]) -> dict[str, float]:
-        """Pooled Dice over everything, and the mean over the patients named."""
-        rows = np.array(list(self.by_patient.values()))
-        each = [value[0] / value[1] for patient, value in self.by_patient.items() if patient in patients]
-        return {"pooled": rows[:, 0].sum() / rows[:, 1].sum(), "mean": float(np.mean(each)), "patients": len(each)}
+Overlap = tuple[int, int]
+"""Twice the common voxels, and the sum of both masks' voxels: their ratio is the Dice coefficient."""
 
 
-def cases_of(data: Data, kind: str) -> Iterator[LabelledCase]:
-    """The cases of all sources of a kind."""
-    return (case for source in data.sources if source.kind == kind for case in find_labelled(source))
+@dataclass(frozen=True)
+class Row:
+    """What one cascade made of one case.
 
+    Args:
+        cascade: which networks, in which mode.
+        group: ``slices``, ``volumes``, or ``simulated`` with the kind.
+        case, patient: of the training's configuration.
+        unseen: whether no patient in it is one of those trained on.
+        kidney, tumour: overlap of kidney with tumour, and of tumour.
+        has_kidney, has_tumour: whether the truth shows any.
+        tumour_ml: volume that was taken for tumour.
+        seconds: that the cascade took.
+    """
 
-def judge_slices(cascade: Cascade, data: Data) -> dict[str, object]:
-    """Kidney+tumour and tumour Dice of held-out patients' slices, and how often tumour is seen where there is none."""
-    kidney, tumour = Tally(), Tally()
-    with_kidney, with_tumour = set(), set()
-    healthy = false_tumours = 0
-    for case in cases_of(data, "slices"):
-        if case.patient not in data.valid:
-            continue
-        hu, labels, spacing = case.read()
-        volume = Volume.from_array(np.repeat(hu, REPEATS, axis=0), spacing, case.name)
-        predicted = cascade.predict(volume).labels[REPEATS // 2]
-        truth = labels[0]
-        kidney.add(case.patient, predicted > 0, truth > 0)
-        tumour.add(case.patient, predicted > 1, truth > 1)
-        with_kidney |= {case.patient} if truth.any() else set()
-        with_tumour |= {case.patient} if (truth > 1).any() else set()
-        if not (truth > 1).any():
-            healthy += 1
-            false_tumours += bool((predicted > 1).any())
-    return {
-        "kidney": kidney.figures(with_kidney),
-        "tumour": tumour.figures(with_tumour),
-        "slices without tumour": healthy,
-        "of these with a false one": false_tumours,
-    }
-
-
-def judge_volumes(cascade: Cascade, data: Data, out: Path | None) -> dict[str, dict[str, object]]:
-    """Dice of every volume, its seconds a stage, and the peak memory so far."""
-    rows: dict[str, dict[str, object]] = {}
-    for case in cases_of(data, "volumes"):
-        name = case.name
-        started = time.perf_counter()
-        volume = read_volume(Case(name, case.files[0], f"{name}.nii.gz"))
-        read = time.perf_counter() - started
-        result = cascade.predict(volume)
-        truth = case.read()[1]
-        rows[name] = {
-            "kidney": dice(result.labels > 0, truth > 0),
-            "tumour": dice(result.labels > 1, truth > 1) if (truth > 1).any() else None,
-            "false tumour ml": None if (truth > 1).any() else float((result.labels > 1).sum() * volume.voxel_ml),
-            "seen in training": case.patient not in data.valid,
-            "seconds": {"read": round(read, 1)} | {k: round(v, 1) for k, v in result.seconds.items()},
-            "peak GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        }
-        print(name, rows[name], flush=True)
-        if out:
-            write_overlay(out / f"{name}.png", volume.hu, volume.spacing, result.labels, truth)
-            write_image(volume.to_home(result.labels), out / f"{name}.nii.gz")
-    return rows
+    cascade: str
+    group: str
+    case: str
+    patient: str
+    unseen: bool
+    kidney: Overlap
+    tumour: Overlap
+    has_kidney: bool
+    has_tumour: bool
+    tumour_ml: float
+    seconds: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent.parent / "weights")
     parser.add_argument("--config", type=Path, required=True, help="the training's: its [data] table is used")
-    parser.add_argument("--mode", default="native")
-    parser.add_argument("--out", type=Path, help="folder for label maps, pictures and accuracy.json (third-party data)")
-    parser.add_argument("--only", nargs="*", help="names of stage 2's networks to use; all by default")
+    parser.add_argument("--simulated", type=Path, metavar="KITS_DIR", help="made by python -m train simulate")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["native"])
+    parser.add_argument("--alone", action="store_true", help="each network of stage 2 alone, too")
+    parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
     locators, segmenters = load_members(arguments.weights)
-    segmenters = [member for member in segmenters if not arguments.only or member.name in arguments.only]
-    cascade = Cascade(locators, segmenters, mode=arguments.mode)
+    teams = [segmenters, *([member] for member in segmenters if arguments.alone and len(segmenters) > 1)]
+    cascades = {
+        f"{' + '.join(member.name for member in team)}, {mode}": Cascade(locators, team, mode=mode)
+        for mode in arguments.modes
+        for team in teams
+    }
     data = data_of(read_settings(arguments.config))
-    figures: dict[str, object] = {"slices": judge_slices(cascade, data)}
-    print(json.dumps(figures["slices"], indent=2), flush=True)
-    figures["volumes"] = judge_volumes(cascade, data, arguments.out)
+    rows = [row for case in tqdm(list(cases_of(data, arguments.simulated)), disable=None)
+            for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+    text = tables(rows)
+    print(text)
     if arguments.out:
-        write_text(json.dumps(figures, indent=2) + "\n", arguments.out / "accuracy.json")
+        write_text(text, arguments.out / "accuracy.md")
+        write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", arguments.out / "accuracy.json")
+
+
+def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, LabelledCase, bool]]:
+    """Cases to score: their group, and whether they are unseen."""
+    for source in data.sources:
+        for case in find_labelled(source) if source.kind != "kits" else ():
+            unseen = case.patient in data.valid
+            if unseen or source.kind == "volumes":
+                yield source.kind, case, unseen
+    if simulated:
+        for case in find_labelled(Source("kits", simulated, "simulated")):
+            about = json.loads((case.files[0].parent / "simulation.json").read_text(encoding="utf-8"))
+            yield f"simulated {about['kind']}", case, set(case.made_of) <= set(data.valid)
+
+
+def judge(
+    group: str, case: LabelledCase, unseen: bool, cascades: dict[str, Cascade], out: Path | None
+) -> Iterator[Row]:
+    """Each cascade's result on a case; label maps and pictures of whole volumes go to ``out``."""
+    if group == "slices":
+        hu, truth, spacing = case.read()
+        volume = Volume.from_array(np.repeat(hu, REPEATS, axis=0), spacing, case.name)
+        truth = truth[0]
+    else:
+        volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
+        truth = labels_of(volume, case.files[1])
+    for name, cascade in cascades.items():
+        result = cascade.predict(volume)
+        predicted = result.labels[REPEATS // 2] if group == "slices" else result.labels
+        yield Row(
+            name, group, case.name, case.patient, unseen,
+            overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
+            bool(truth.any()), bool((truth > 1).any()),
+            round(float((predicted > 1).sum() * volume.voxel_ml), 2), round(sum(result.seconds.values()), 2),
+        )  # fmt: skip
+        if out and group != "slices":
+            folder = out / name.replace(" + ", "+").replace(", ", "-")
+            write_overlay(folder / f"{case.name}.png", volume.hu, volume.spacing, result.labels, truth)
+            write_image(volume.to_home(result.labels), folder / f"{case.name}.nii.gz")
+
+
+def overlap(predicted: np.ndarray, truth: np.ndarray) -> Overlap:
+    """How far two masks agree."""
+    return 2 * int((predicted & truth).sum()), int(predicted.sum()) + int(truth.sum())
+
+
+def pooled(rows: Sequence[Row], structure: str) -> str:
+    """Dice of all voxels together."""
+    both, each = np.sum([getattr(row, structure) for row in rows], axis=0)
+    return f"{both / each:.3f}"
+
+
+def mean(rows: Sequence[Row], structure: str) -> str:
+    """Mean Dice over the patients that have the structure, all cases of a patient taken together; and how many."""
+    patients: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    for row in rows:
+        patients[row.patient] += getattr(row, structure)
+    having = {row.patient for row in rows if getattr(row, f"has_{structure}")}
+    return f"{np.mean([np.divide(*patients[p]) for p in having]):.3f} ({len(having)})" if having else "-"
+
+
+def false_tumours(rows: Sequence[Row]) -> str:
+    """In how many of the cases without a tumour one was seen, and how much of it there was on average."""
+    healthy = [row for row in rows if not row.has_tumour]
+    if not healthy:
+        return "-"
+    wrong, ml = sum(row.tumour_ml > 0 for row in healthy), np.mean([row.tumour_ml for row in healthy])
+    return f"{wrong} of {len(healthy)}" + (f", {ml:.1f} ml" if healthy[0].group != "slices" else "")
+
+
+SUMMARY: dict[str, Callable[[Sequence[Row]], str]] = {
+    "kidney + tumour, mean": lambda rows: mean(rows, "kidney"),
+    "pooled": lambda rows: pooled(rows, "kidney"),
+    "tumour, mean": lambda rows: mean(rows, "tumour"),
+    "pooled ": lambda rows: pooled(rows, "tumour"),
+    "false tumours": false_tumours,
+}
+"""Column -> its figure, of the cases of one group as one cascade saw them."""
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown: a summary of unseen cases, and the single volumes."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.unseen:
+            groups[row.group, row.cascade].append(row)
+            if row.group.startswith("simulated "):
+                groups["simulated, all", row.cascade].append(row)
+    summary = [(group, cascade, *(f(found) for f in SUMMARY.values())) for (group, cascade), found in groups.items()]
+    single = [
+        (row.case, "" if row.unseen else "seen", row.cascade, f"{np.divide(*row.kidney):.4f}",
+         f"{np.divide(*row.tumour):.4f}" if row.has_tumour else f"{row.tumour_ml:.1f} ml false", row.seconds)
+        for row in rows if row.group == "volumes"
+    ]  # fmt: skip
+    return (
+        "Dice; in brackets over how many patients.\n\n"
+        + table(("unseen cases", "networks, mode", *SUMMARY), sorted(summary))
+        + "\n"
+        + table(("volume", "", "networks, mode", "kidney + tumour", "tumour", "seconds"), single)
+    )
 
 
 if __name__ == "__main__":

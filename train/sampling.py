@@ -67,9 +67,9 @@ def find_sites(scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[
 def draw_batch(sites: Sites, source_shares: Sequence[float], config: Config, rng: np.random.Generator) -> list[Site]:
     """One batch: groups exactly by their shares (to within one slice), then sources by theirs, then any of these.
 
-    A group that no source holds is left to the others.
+    A group that no source with a share holds is left to the others.
     """
-    shares = np.array([s if any(sites.get((g, n)) for n in range(len(source_shares))) else 0.0
+    shares = np.array([s if any(share and sites.get((g, n)) for n, share in enumerate(source_shares)) else 0.0
                        for g, s in zip(GROUPS, config.shares, strict=True)])  # fmt: skip
     limits = np.cumsum(shares / shares.sum())
     # Evenly spaced marks with one random start: each group gets its share of them, rounded up or down.
