@@ -1,0 +1,95 @@
+"""The benches' own arithmetic: what is scored, against what, and who is said to be unseen."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.ablation import switches, without_each
+from bench.accuracy import Row, cases_of, false_tumours, judge, mean, pooled, tables
+from kits.files import write_image
+from test.threshold import phantom, phantom_volume, threshold_cascade
+from train.cases import LabelledCase
+from train.config import NETWORKS, Data, Source, config_of
+
+SPACING = (3.0, 0.8, 0.8)
+
+
+def row(patient: str, kidney: tuple[int, int], tumour: tuple[int, int], has: str = "both", **changes: object) -> Row:
+    values = {"cascade": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0, "seconds": 1.0}
+    return Row(patient=patient, kidney=kidney, tumour=tumour, has_kidney=has != "none", has_tumour=has == "both",
+               **values | changes)  # type: ignore[arg-type] # fmt: skip
+
+
+def write_case(folder: Path, names: tuple[str, str]) -> None:
+    """A phantom, stored as a CT and its label map."""
+    volume, labels = phantom_volume()
+    for name, array in zip(names, (volume.hu, labels), strict=True):
+        write_image(volume.to_home(array), folder / name)
+
+
+def test_pooled_dice_counts_voxels_and_mean_dice_counts_patients() -> None:
+    rows = [row("a", (90, 100), (0, 10)), row("a", (10, 100), (10, 10)), row("b", (8, 10), (0, 3), "kidney")]
+    assert pooled(rows, "kidney") == f"{108 / 210:.3f}"
+    assert mean(rows, "kidney") == f"{(100 / 200 + 8 / 10) / 2:.3f} (2)"
+    assert mean(rows, "tumour") == f"{10 / 20:.3f} (1)", "who has no tumour is in no tumour mean"
+    assert pooled(rows, "tumour") == f"{10 / 23:.3f}", "but what was taken for one counts when all is pooled"
+
+
+def test_false_tumours_are_those_of_cases_without_any() -> None:
+    rows = [
+        row("a", (1, 2), (0, 3), "kidney", tumour_ml=4.0),
+        row("b", (1, 2), (0, 0), "none"),
+        row("c", (1, 2), (1, 2)),
+    ]
+    assert false_tumours(rows) == "1 of 2"
+    assert false_tumours(rows[2:]) == "-"
+
+
+def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
+    hu, labels = phantom()
+    middle = len(hu) // 2
+    case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
+    (found,) = judge("slices", case, True, {"all": threshold_cascade()}, None)
+    assert found.kidney[1] > 1000
+    assert found.kidney[0] / found.kidney[1] > 0.95
+    assert (found.has_kidney, found.has_tumour) == (True, bool((labels[middle] == 2).any()))
+
+
+def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> None:
+    for name in ("new", "known"):
+        write_case(tmp_path / "volumes" / name, ("ct.nii.gz", "label.nii.gz"))
+    for number, made_of in enumerate((["new", "kits-00008"], ["new", "kits-00001"])):
+        folder = tmp_path / "simulated" / f"case_{number:05d}"
+        write_case(folder, ("imaging.nii.gz", "segmentation.nii.gz"))
+        (folder / "simulation.json").write_text(json.dumps({"kind": "painted", "patients": made_of}))
+    data = Data((Source("volumes", tmp_path / "volumes"),), valid=("new", "kits-00008"))
+    rows = [found for case in cases_of(data, tmp_path / "simulated")
+            for found in judge(*case, {"all": threshold_cascade()}, tmp_path / "out")]  # fmt: skip
+    assert [(found.group, found.case, found.unseen) for found in rows] == [
+        ("volumes", "known", False),
+        ("volumes", "new", True),
+        ("simulated painted", "simulated-00000", True),
+        ("simulated painted", "simulated-00001", False),
+    ]
+    assert all(np.divide(*found.kidney) > 0.95 for found in rows)
+    assert (tmp_path / "out" / "all" / "new.png").exists()
+    text = tables(rows)
+    assert "| known | seen |" in text
+    assert text.count("| simulated painted | all |") == 1
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_switch_of_the_ablation_is_a_configuration(network: str) -> None:
+    settings = [config_of(network, "paper", {"training": changes}) for changes in switches(network).values()]
+    assert settings[0] == config_of(network, "paper", {})
+    assert settings[-1] == config_of(network, "best", {})
+    assert len(set(map(repr, settings))) >= len(settings) - 2, "a switch that changes nothing measures nothing"
+
+
+def test_sources_are_left_out_one_at_a_time() -> None:
+    data = Data((Source("slices", Path("a"), share=0.6), Source("kits", Path("b"), share=0.4)))
+    shares = {name: [source.share for source in varied.sources] for name, varied in without_each(data).items()}
+    assert shares == {"all sources": [0.6, 0.4], "without a": [0.0, 0.4], "without b": [0.6, 0.0],
+                      "without any of kind kits": [0.6, 0.0]}  # fmt: skip
