@@ -5,6 +5,7 @@ An early end is asked for by a signal or by the clock, and comes at the next ``c
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from kits.files import Case, count_voxels
 BASE_BYTES = 1_200_000_000
 BYTES_A_VOXEL = 12
 """Measured peaks lie below ``BASE_BYTES`` + ``BYTES_A_VOXEL`` times the scan's voxels (docs/decisions.md)."""
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**20
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -63,6 +65,16 @@ class Watch:
             raise Stopped(f"The run was told to end ({self.received})")
         if time.monotonic() > self.deadline:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
+
+
+def return_large_memory() -> None:
+    """Make glibc give each array of a megabyte or more back to the system when it is freed.
+
+    By itself it keeps ever larger ones, and memory grows over the first cases of a run. Nothing happens elsewhere.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def check_memory(case: Case) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +116,32 @@ def test_voxels_are_counted_by_the_header(scans, tmp_path):
     (tmp_path / "text.nii.gz").write_text("no volume")
     assert count_voxels(Case("text", tmp_path / "text.nii.gz", "text.nii.gz")) == 0
     assert count_voxels(Case("none", tmp_path / "none", "none.nii.gz")) == 0
+
+
+def test_large_arrays_go_back_to_the_system():
+    """In a process of its own: once a large array was freed, glibc would keep the next ones of that size."""
+    code = """
+import ctypes, sys
+import numpy as np
+from kits.limits import return_large_memory
+if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+    sys.exit("no glibc")
+class Info(ctypes.Structure):
+    _fields_ = [(f"n{i}", ctypes.c_size_t) for i in range(10)]
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Info
+def apart():  # bytes in blocks that lie outside the heap: is an array of 8 MB one of them?
+    before = mallinfo2().n4
+    array = np.empty(8 * 2**20, np.uint8)
+    return mallinfo2().n4 > before
+if sys.argv[1] == "flat":
+    return_large_memory()
+large = np.empty(30 * 2**20, np.uint8)
+del large
+print(apart())
+"""
+    for how, expected in (("flat", "True"), ("as it is", "False")):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True)
+        if "no glibc" in done.stderr:
+            pytest.skip("another C library than glibc")
+        assert done.stdout.strip() == expected, done.stderr
