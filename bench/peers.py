@@ -208,8 +208,9 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     names = [row["name"] for row in rows][::-1]
     bars = axes.barh(names, [row["seconds"] for row in rows][::-1], color=["#888"] * (len(rows) - 1) + ["#c33"])
     axes.bar_label(bars, [f"{row['seconds']:.0f} s" for row in rows][::-1], padding=3)
-    axes.set(xscale="log", xlabel="seconds a case", title=title)
-    axes.margins(x=0.15)
+    axes.set(xscale="log", xlabel="seconds a case")
+    axes.set_title(title, fontsize=10)
+    axes.margins(x=0.2)
     figure.savefig(path, dpi=100)
 
 

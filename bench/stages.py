@@ -200,7 +200,8 @@ def draw(seconds: dict[str, float], bounds: dict[str, float], path: Path, title:
     names = list(bounds)[::-1]
     axes.barh(names, [seconds[name] for name in names], color="#c33", label="measured")
     axes.barh(names, [bounds[name] for name in names], height=0.4, color="#333", label="least possible")
-    axes.set(xlabel="seconds", title=title)
+    axes.set_xlabel("seconds")
+    axes.set_title(title, fontsize=10)
     axes.legend()
     figure.savefig(path, dpi=100)
 
