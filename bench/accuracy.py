@@ -1,11 +1,10 @@
-"""Scores of a weights folder on cases with known labels, through the whole cascade.
+"""Scores of a weights folder on cases with known labels: each network alone and the ensemble.
 
-    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR] [--modes native paper] [--alone]
-                             [--out DIR]
+    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR] [--modes native paper] [--out DIR]
 
 The configuration is that of the training. Lone slices of its validation patients are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
-of, training patients are marked, since they flatter.
+of, training patients are marked, since they flatter. The rows are those of Table 2 (``train.evaluate.answers``).
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from kits.volume import Volume
 from kits.weights import load_members
 from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
+from train.evaluate import answers
+from train.table import ENSEMBLE
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""
@@ -38,20 +39,20 @@ Overlap = tuple[int, int]
 
 @dataclass(frozen=True)
 class Row:
-    """What one cascade made of one case.
+    """What one network, or the ensemble, made of one case.
 
     Args:
-        cascade: which networks, in which mode.
+        network: its name and the mode.
         group: ``slices``, ``volumes``, or ``simulated`` with the kind.
         case, patient: of the training's configuration.
         unseen: whether no patient in it is one of those trained on.
         kidney, tumour: overlap of kidney with tumour, and of tumour.
         has_kidney, has_tumour: whether the truth shows any.
         tumour_ml: volume that was taken for tumour.
-        seconds: that the cascade took.
+        seconds: that it took, with stage 1.
     """
 
-    cascade: str
+    network: str
     group: str
     case: str
     patient: str
@@ -70,19 +71,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="the training's: its [data] table is used")
     parser.add_argument("--simulated", type=Path, metavar="KITS_DIR", help="made by python -m train simulate")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["native"])
-    parser.add_argument("--alone", action="store_true", help="each network of stage 2 alone, too")
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
     locators, segmenters = load_members(arguments.weights)
-    teams = [segmenters, *([member] for member in segmenters if arguments.alone and len(segmenters) > 1)]
-    cascades = {
-        f"{' + '.join(member.name for member in team)}, {mode}": Cascade(locators, team, mode=mode)
-        for mode in arguments.modes
-        for team in teams
-    }
+    names = [member.name for member in (*locators, *segmenters)]
+    cascades = [Cascade(locators, segmenters, mode=mode) for mode in arguments.modes]
     data = data_of(read_settings(arguments.config))
     rows = [row for case in tqdm(list(cases_of(data, arguments.simulated)), disable=None)
-            for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+            for row in judge(*case, cascades, names, arguments.out)]  # fmt: skip
     text = tables(rows)
     print(text)
     if arguments.out:
@@ -104,9 +100,16 @@ def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, Labelled
 
 
 def judge(
-    group: str, case: LabelledCase, unseen: bool, cascades: dict[str, Cascade], out: Path | None
+    group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], names: Sequence[str], out: Path | None
 ) -> Iterator[Row]:
-    """Each cascade's result on a case; label maps and pictures of whole volumes go to ``out``."""
+    """Each network's result on a case; the ensemble's label maps and pictures of whole volumes go to ``out``.
+
+    Args:
+        group, case, unseen: from ``cases_of``.
+        cascades: of one weights folder, one a mode.
+        names: of its networks.
+        out: a folder, or None.
+    """
     if group == "slices":
         hu, truth, spacing = case.read()
         volume = Volume.from_array(np.repeat(hu, REPEATS, axis=0), spacing, case.name)
@@ -114,19 +117,18 @@ def judge(
     else:
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
-    for name, cascade in cascades.items():
-        result = cascade.predict(volume)
-        predicted = result.labels[REPEATS // 2] if group == "slices" else result.labels
-        yield Row(
-            name, group, case.name, case.patient, unseen,
-            overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
-            bool(truth.any()), bool((truth > 1).any()),
-            round(float((predicted > 1).sum() * volume.voxel_ml), 2), round(sum(result.seconds.values()), 2),
-        )  # fmt: skip
-        if out and group != "slices":
-            folder = out / name.replace(" + ", "+").replace(", ", "-")
-            write_overlay(folder / f"{case.name}.png", volume.hu, volume.spacing, result.labels, truth)
-            write_image(volume.to_home(result.labels), folder / f"{case.name}.nii.gz")
+    for cascade in cascades:
+        for name, labels, seconds in answers(volume, cascade, names):
+            predicted = labels[REPEATS // 2] if group == "slices" else labels
+            yield Row(
+                f"{name}, {cascade.mode}", group, case.name, case.patient, unseen,
+                overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
+                bool(truth.any()), bool((truth > 1).any()),
+                round(float((predicted > 1).sum() * volume.voxel_ml), 2), round(seconds, 2),
+            )  # fmt: skip
+            if out and group != "slices" and name == ENSEMBLE:
+                write_overlay(out / cascade.mode / f"{case.name}.png", volume.hu, volume.spacing, labels, truth)
+                write_image(volume.to_home(labels), out / cascade.mode / f"{case.name}.nii.gz")
 
 
 def overlap(predicted: np.ndarray, truth: np.ndarray) -> Overlap:
@@ -165,7 +167,7 @@ SUMMARY: dict[str, Callable[[Sequence[Row]], str]] = {
     "pooled ": lambda rows: pooled(rows, "tumour"),
     "false tumours": false_tumours,
 }
-"""Column -> its figure, of the cases of one group as one cascade saw them."""
+"""Column -> its figure, of the cases of one group as one network saw them."""
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -173,20 +175,20 @@ def tables(rows: Sequence[Row]) -> str:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.unseen:
-            groups[row.group, row.cascade].append(row)
+            groups[row.group, row.network].append(row)
             if row.group.startswith("simulated "):
-                groups["simulated, all", row.cascade].append(row)
-    summary = [(group, cascade, *(f(found) for f in SUMMARY.values())) for (group, cascade), found in groups.items()]
+                groups["simulated, all", row.network].append(row)
+    summary = [(group, network, *(f(found) for f in SUMMARY.values())) for (group, network), found in groups.items()]
     single = [
-        (row.case, "" if row.unseen else "seen", row.cascade, f"{np.divide(*row.kidney):.4f}",
+        (row.case, "" if row.unseen else "seen", row.network, f"{np.divide(*row.kidney):.4f}",
          f"{np.divide(*row.tumour):.4f}" if row.has_tumour else f"{row.tumour_ml:.1f} ml false", row.seconds)
         for row in rows if row.group == "volumes"
     ]  # fmt: skip
     return (
         "Dice; in brackets over how many patients.\n\n"
-        + table(("unseen cases", "networks, mode", *SUMMARY), sorted(summary))
+        + table(("unseen cases", "network, mode", *SUMMARY), sorted(summary))
         + "\n"
-        + table(("volume", "", "networks, mode", "kidney + tumour", "tumour", "seconds"), single)
+        + table(("volume", "", "network, mode", "kidney + tumour", "tumour", "seconds"), single)
     )
 
 

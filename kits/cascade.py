@@ -3,7 +3,7 @@
 CT -> 3 mm, halved -> Res-UNet1 -> kidneys' regions                           stage 1, locate
    regions at native resolution -> Res-UNet2 and Res-Net -> probabilities     stage 2, segment
    mean of the probabilities -> label map                                     stage 3, ensemble
-   -> components too small or outside any kidney go                           post-processing
+   -> too small components, tumour outside any kidney, third kidneys go       post-processing
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Cascade:
 
         with result.timed("postprocess"):
             smallest = smallest_component(shape, shape, volume.spacing, to_the_letter)
-            postprocess(result.labels, smallest)
+            postprocess(result.labels, smallest, to_the_letter)
         result.warnings += remarks(result)
         progress(1.0)
         return result

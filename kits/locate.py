@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from kits.engine import WINDOW_PX, Corner, Engine, Network, cover
-from kits.postprocess import components, smallest_component
+from kits.postprocess import KIDNEYS, components, smallest_component
 from kits.preprocess import Normalisation, preprocess, working_shape
 from kits.volume import Volume
 
-KIDNEYS = 2
-"""The two largest components are the kidneys (section 2.3)."""
 MARGIN_MM = 15.0
 """Stage 1 misses the poles and rims: regions reach at least this much further, above all up and down."""
 CHUNK = 32

@@ -1,4 +1,4 @@
-"""Connected components: what is too small, or is a tumour outside any kidney, goes (paper section 2.4)."""
+"""Connected components: what is too small, a tumour outside any kidney, or a third kidney goes (paper section 2.4)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from kits.preprocess import working_shape
 
 SMALLEST_VOXELS = 5000
 """Components with fewer voxels go (section 2.4), counted on the networks' grid: native in-plane, 3 mm slices."""
+KIDNEYS = 2
+"""How many there are at most."""
 KIDNEY_MM = 100.0
 """A kidney's usual height. A scan that shows less cannot hold whole kidneys: the limit shrinks with it."""
 
@@ -46,16 +48,18 @@ def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tupl
     return ranks[labels], [statistics["bounding_boxes"][index] for index in order]
 
 
-def postprocess(labels: np.ndarray, smallest: float) -> np.ndarray:
+def postprocess(labels: np.ndarray, smallest: float, to_the_letter: bool = False) -> np.ndarray:
     """Clean a label map in place and return it (paper section 2.4).
 
     Components of kidney and tumour merged that are too small go; so does tumour that touches no kidney, unless the
-    scan's first or last slice cuts it, since its kidney may then lie out of view. The tumour alone is never
-    filtered by size: 60 of KiTS19's 210 tumours are smaller than the paper's limit.
+    scan's first or last slice cuts it, since its kidney may then lie out of view. Of the rest the largest stay, as
+    many as there are kidneys. The tumour alone is never filtered by size: 60 of KiTS19's 210 tumours are smaller than
+    the paper's limit.
 
     Args:
         labels: uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
         smallest: from ``smallest_component``, for this grid.
+        to_the_letter: let any number of components stay, as the paper does.
     """
     inside = bounding_box(labels > 0)
     if inside is None:
@@ -64,12 +68,13 @@ def postprocess(labels: np.ndarray, smallest: float) -> np.ndarray:
     merged, boxes = components(crop > 0, smallest)
     kidney_voxels = np.bincount(merged[crop == 1], minlength=len(boxes) + 1)
     ends = (0 - inside[0].start, labels.shape[0] - inside[0].start)
-    keep = [False] + [
+    kept = [
         # Within one component every tumour reaches the kidney, if there is any.
-        kidney_voxels[rank] > 0 or box[0].start == ends[0] or box[0].stop == ends[1]
+        rank
         for rank, box in enumerate(boxes, start=1)
+        if kidney_voxels[rank] > 0 or box[0].start == ends[0] or box[0].stop == ends[1]
     ]
-    crop[~np.array(keep)[merged]] = 0
+    crop[~np.isin(merged, kept if to_the_letter else kept[:KIDNEYS])] = 0
     return labels
 
 

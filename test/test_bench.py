@@ -14,10 +14,12 @@ from train.cases import LabelledCase
 from train.config import NETWORKS, Data, Source, config_of
 
 SPACING = (3.0, 0.8, 0.8)
+NAMES = ("one", "two", "three")
+"""Of ``threshold_cascade``'s networks: one of stage 1, two of stage 2."""
 
 
 def row(patient: str, kidney: tuple[int, int], tumour: tuple[int, int], has: str = "both", **changes: object) -> Row:
-    values = {"cascade": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0, "seconds": 1.0}
+    values = {"network": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0, "seconds": 1.0}
     return Row(patient=patient, kidney=kidney, tumour=tumour, has_kidney=has != "none", has_tumour=has == "both",
                **values | changes)  # type: ignore[arg-type] # fmt: skip
 
@@ -51,7 +53,9 @@ def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
     hu, labels = phantom()
     middle = len(hu) // 2
     case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
-    (found,) = judge("slices", case, True, {"all": threshold_cascade()}, None)
+    rows = list(judge("slices", case, True, [threshold_cascade()], NAMES, None))
+    assert [one.network for one in rows] == [f"{name}, native" for name in (*NAMES, "ensemble")]
+    found = rows[-1]
     assert found.kidney[1] > 1000
     assert found.kidney[0] / found.kidney[1] > 0.95
     assert (found.has_kidney, found.has_tumour) == (True, bool((labels[middle] == 2).any()))
@@ -65,8 +69,9 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
         write_case(folder, ("imaging.nii.gz", "segmentation.nii.gz"))
         (folder / "simulation.json").write_text(json.dumps({"kind": "painted", "patients": made_of}))
     data = Data((Source("volumes", tmp_path / "volumes"),), valid=("new", "kits-00008"))
-    rows = [found for case in cases_of(data, tmp_path / "simulated")
-            for found in judge(*case, {"all": threshold_cascade()}, tmp_path / "out")]  # fmt: skip
+    every = [found for case in cases_of(data, tmp_path / "simulated")
+             for found in judge(*case, [threshold_cascade()], NAMES, tmp_path / "out")]  # fmt: skip
+    rows = [found for found in every if found.network == "ensemble, native"]
     assert [(found.group, found.case, found.unseen) for found in rows] == [
         ("volumes", "known", False),
         ("volumes", "new", True),
@@ -74,10 +79,10 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
         ("simulated painted", "simulated-00001", False),
     ]
     assert all(np.divide(*found.kidney) > 0.95 for found in rows)
-    assert (tmp_path / "out" / "all" / "new.png").exists()
-    text = tables(rows)
+    assert (tmp_path / "out" / "native" / "new.png").exists()
+    text = tables(every)
     assert "| known | seen |" in text
-    assert text.count("| simulated painted | all |") == 1
+    assert text.count("| simulated painted | ensemble, native |") == 1
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -50,6 +50,19 @@ def test_but_not_if_the_scan_ends_in_it_and_may_hide_its_kidney(slices: slice) -
     assert (postprocess(labels.copy(), 100) == labels).all()
 
 
+def test_a_third_kidney_goes_but_in_the_paper() -> None:
+    two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
+    three = map_of(*two, (1, np.s_[5:10, 5:15, 25:35]))
+    assert (postprocess(three.copy(), 100) == map_of(*two)).all()
+    assert (postprocess(three.copy(), 100, to_the_letter=True) == three).all()
+
+
+def test_what_goes_for_another_reason_takes_no_kidneys_place() -> None:
+    two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
+    labels = map_of(*two, (2, np.s_[2:18, 25:35, 20:35]))
+    assert (postprocess(labels, 100) == map_of(*two)).all()
+
+
 def test_an_empty_map_stays_empty() -> None:
     assert not postprocess(map_of(), 100).any()
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from kits.errors import InputError
 from kits.files import find_cases, read_labels, read_volume
-from train.cases import read_pair
+from train.cases import patient_of, read_pair
 from train.synthetic import command
 from train.synthetic.bodies import body_scan
 from train.synthetic.fields import smooth_field
@@ -23,7 +23,7 @@ from train.synthetic.organs import draw_looks, tissues_of
 from train.synthetic.painted import paint_scan
 from train.synthetic.phases import draw_phase, phase_of
 from train.synthetic.scanner import add_noise, add_streaks, add_table, draw_slice_mm, thicken
-from train.synthetic.sources import Body, find_sources, patient_of, read_background, read_kidneys
+from train.synthetic.sources import Body, find_sources, read_background, read_kidneys
 from train.synthetic.tissue import CYSTS, TUMOURS, lesion_hu
 
 AIR, FAT, MUSCLE, BONE, KIDNEY = -1000, -100, 55, 700, 140

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from kits.errors import InputError, KitsError
 from kits.files import write_text
+from kits.postprocess import KIDNEYS
 from kits.preprocess import HU_WINDOW, Normalisation, preprocess, working_shape
 from train.cases import FAULTY, LabelledCase, find_labelled
 from train.config import Data
@@ -35,7 +36,6 @@ WIDE = Normalisation(0.0, 1.0, (-1000.0, 1000.0))
 """Keeps HU as they are: training clips to the window only after it has varied the intensities."""
 SMALLEST_KIDNEY = 30
 """Components with fewer voxels are no kidney that a region could be cut around."""
-KIDNEYS = 2
 log = logging.getLogger(__name__)
 
 

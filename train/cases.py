@@ -59,7 +59,7 @@ def kits_cases(source: Source) -> Iterator[LabelledCase]:
             name = f"{source.name}-{folder.name.removeprefix('case_')}"
             about = folder / "simulation.json"  # from `python -m train simulate`
             made_of = json.loads(about.read_text(encoding="utf-8"))["patients"] if about.exists() else ()
-            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label), tuple(map(patient_of, made_of)))
+            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label), tuple(made_of))
 
 
 def volume_cases(source: Source) -> Iterator[LabelledCase]:
@@ -71,8 +71,11 @@ def volume_cases(source: Source) -> Iterator[LabelledCase]:
 
 
 def patient_of(name: str) -> str:
-    """Who a volume's folder shows: ``kits_00166`` is KiTS's patient ``kits-00166``, others are called as they are."""
-    return name.replace("kits_", "kits-")
+    """A patient's name from a file's or folder's: ``case_00166`` and ``kits_00166`` are ``kits-00166``."""
+    for prefix in ("case_", "kits_"):
+        if name.startswith(prefix):
+            return f"kits-{name.removeprefix(prefix)}"
+    return name
 
 
 def slice_cases(source: Source) -> Iterator[LabelledCase]:

@@ -41,7 +41,7 @@ from kits.volume import Volume
 from kits.weights import Member, load_members
 from train.cases import labels_of
 from train.figure4 import write_figure4
-from train.table import ENSEMBLE, Fold, Score, Table, prediction_path
+from train.table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path
 
 FOLD_SUFFIX = re.compile(r"-fold\d+$")
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
     for name, network in zip(names, cascade.locators, strict=False):
         started = time.perf_counter()
         labels = stage1_labels(volume, network, cascade.locate_norm, cascade.engine)
-        yield name, postprocess(labels, smallest), time.perf_counter() - started
+        yield name, postprocess(labels, smallest, to_the_letter), time.perf_counter() - started
     started = time.perf_counter()
     regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.engine, to_the_letter)
     locating = time.perf_counter() - started
@@ -148,7 +148,7 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
         labels = np.zeros(volume.hu.shape, np.uint8)
         for box, chunk in segment(volume, regions, networks, cascade.segment_norm, cascade.engine, cascade.mode):
             labels[box] = most_probable(chunk).cpu().numpy()
-        yield name, postprocess(labels, smallest), locating + time.perf_counter() - started
+        yield name, postprocess(labels, smallest, to_the_letter), locating + time.perf_counter() - started
 
 
 def stage1_labels(volume: Volume, network: Network, norm: Normalisation, engine: Engine) -> np.ndarray:
@@ -175,11 +175,6 @@ def stage1_labels(volume: Volume, network: Network, norm: Normalisation, engine:
         native_ZCYX = functional.interpolate(found, size=labels.shape[1:], mode="bilinear")
         labels[first : first + len(found)] = most_probable(native_ZCYX).cpu().numpy()
     return labels
-
-
-def reference_path(case: Case) -> Path:
-    """Where the label map of a case lies: beside its volume."""
-    return case.source.with_name("segmentation.nii.gz")
 
 
 def score(

@@ -13,7 +13,7 @@ from kits.files import Case, aside, read_volume
 from kits.overlay import BACKGROUND, MARGIN_MM, PANEL_WIDTH, View, draw_legend, draw_panel, draw_sheet, find_contours
 from kits.postprocess import bounding_box
 from train.cases import labels_of
-from train.table import ENSEMBLE, Score, Table, prediction_path
+from train.table import ENSEMBLE, Score, Table, prediction_path, reference_path
 
 
 def write_figure4(table: Table, cases: dict[str, Case], out: Path) -> None:
@@ -53,7 +53,7 @@ def example_panels(title: str, case: Case, score: Score, out: Path) -> list[Imag
     Shown is the axial slice with the most tumour (or kidney, in a case without) in the reference.
     """
     volume = read_volume(case)
-    truth = labels_of(volume, case.source.with_name("segmentation.nii.gz"))
+    truth = labels_of(volume, reference_path(case))
     labels = labels_of(volume, prediction_path(out, case))
     shown = truth >= TUMOUR if (truth >= TUMOUR).any() else truth > 0
     index = int(shown.sum(axis=(1, 2)).argmax())

@@ -10,8 +10,8 @@ import torch
 
 from kits.cascade import most_probable
 from kits.engine import Engine, Network, cover
-from kits.locate import KIDNEYS, pad_to_window
-from kits.postprocess import components, smallest_component
+from kits.locate import pad_to_window
+from kits.postprocess import KIDNEYS, components, smallest_component
 from kits.preprocess import Normalisation
 from kits.segment import spans
 from kits.weights import Member

@@ -211,6 +211,11 @@ def _rounded(value: object) -> object:
     return "" if math.isnan(value) else round(value, 6)
 
 
+def reference_path(case: Case) -> Path:
+    """Where the label map of a case lies: beside its volume."""
+    return case.source.with_name("segmentation.nii.gz")
+
+
 def prediction_path(out: Path, case: Case) -> Path:
     """Where the ensemble's label map of a case is written."""
     return out / "predictions" / case.output_name

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from kits.errors import InputError
 from kits.files import read_image
 from kits.volume import Grid
-from train.cases import read_pair
+from train.cases import patient_of, read_pair
 
 COARSEST_MM = 2.0
 """A scan with larger pixels is no background: what is painted into it would be sharper than it is."""
@@ -87,14 +87,6 @@ def find_sources(labels: Sequence[Path], backgrounds: Path | None, leave_out: Co
     kept = (tuple(s for s in sources if s.patient not in barred) for sources in (scans, kidneys, bodies))
     usable, *rest = kept
     return Sources(tuple(s for s in usable if _fine_enough(s.path)), *rest)
-
-
-def patient_of(name: str) -> str:
-    """A patient's name from a file's or folder's: ``case_00166`` and ``kits_00166`` are ``kits-00166``."""
-    for prefix in ("case_", "kits_"):
-        if name.startswith(prefix):
-            return f"kits-{name.removeprefix(prefix)}"
-    return name
 
 
 def _kidneys_in(folder: Path) -> Iterator[Source]:
