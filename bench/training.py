@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from bench.common import ROOT, machine, save, table
 from kits.preprocess import Normalisation
 from train.cache import load, read_index
 from train.config import NETWORKS, PRESETS, config_of, data_of, read_settings
@@ -43,11 +44,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
     settings = read_settings(arguments.config)
     index = read_index(arguments.cache)
     norm = Normalisation(index["mean"], index["std"])
-    print(f"{torch.get_num_threads()} threads\n\n| network | slices a second | waiting for data |\n| --- | --- | --- |")
+    rows = []
     for network in arguments.networks:
         config = config_of(network, arguments.preset, settings)
         config = replace(config, schedule=replace(config.schedule, epochs=1, epoch_steps=10**9))
@@ -55,10 +57,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(config, data_of(settings), scans, [], norm, Path(folder), arguments.device)
             speed, waiting = measure(trainer, arguments.steps)
-        print(f"| {network} | {speed:.2f} | {waiting:.1%} |", flush=True)
+        rows.append((network, len(scans), f"{speed:.2f}", f"{waiting:.1%}"))
+        print(*rows[-1], flush=True)
     raw = sum(size for scan in index["scans"] for _, size, _ in scan["origin"])
     held = sum(path.stat().st_size for path in arguments.cache.rglob("*.npy"))
-    print(f"\nCache {held / 2**20:.0f} MB, raw data {raw / 2**20:.0f} MB: {held / raw:.2f} times.")
+    where = machine("cuda" if trainer.engine.device.type == "cuda" else "cpu")
+    precision = str(trainer.engine.precision).removeprefix("torch.")
+    batch = f"batches of {config.schedule.batch} patches of {config.patch} px"
+    text = (
+        f"# How fast training is\n\n{where}, {torch.get_num_threads()} threads; {precision}; preset "
+        f"`{arguments.preset}`, {batch}; {arguments.steps} steps each\n\n"
+        + table(("network", "scans", "slices a second", "waiting for data"), rows)
+        + f"\nCache, uncompressed for memory mapping: {held / 2**20:.0f} MB; raw data, compressed: {raw / 2**20:.0f} MB; "
+        f"{held / raw:.2f} times.\n"
+    )
+    save("training", arguments.out, text, {"machine": where, "rows": rows, "cache_bytes": held, "raw_bytes": raw})
 
 
 if __name__ == "__main__":
