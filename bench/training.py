@@ -61,15 +61,15 @@ def main() -> None:
         print(*rows[-1], flush=True)
     raw = sum(size for scan in index["scans"] for _, size, _ in scan["origin"])
     held = sum(path.stat().st_size for path in arguments.cache.rglob("*.npy"))
-    where = machine("cuda" if trainer.engine.device.type == "cuda" else "cpu")
+    where = machine(trainer.engine.device.type)
     precision = str(trainer.engine.precision).removeprefix("torch.")
     batch = f"batches of {config.schedule.batch} patches of {config.patch} px"
     text = (
         f"# How fast training is\n\n{where}, {torch.get_num_threads()} threads; {precision}; preset "
         f"`{arguments.preset}`, {batch}; {arguments.steps} steps each\n\n"
         + table(("network", "scans", "slices a second", "waiting for data"), rows)
-        + f"\nCache, uncompressed for memory mapping: {held / 2**20:.0f} MB; raw data, compressed: {raw / 2**20:.0f} MB; "
-        f"{held / raw:.2f} times.\n"
+        + f"\nCache, uncompressed for memory mapping: {held / 2**20:.0f} MB; raw data, compressed: "
+        f"{raw / 2**20:.0f} MB; {held / raw:.2f} times.\n"
     )
     save("training", arguments.out, text, {"machine": where, "rows": rows, "cache_bytes": held, "raw_bytes": raw})
 
