@@ -22,7 +22,7 @@ from kits.engine import ENGINES
 from kits.errors import KitsError, OutputError
 from kits.files import Case
 from kits.forms import SOCKET, recognise
-from kits.limits import Watch, return_large_memory
+from kits.limits import Watch
 from kits.run import CaseReport, Outputs, run
 from kits.submission import check_names, write_zip
 
@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return_large_memory()
     watch = Watch(options.time_limit)
     with watch.listening():
         try:

@@ -17,10 +17,9 @@ from types import FrameType
 from kits.errors import InputError, KitsError
 from kits.files import Case, count_voxels
 
-BASE_BYTES = 1_200_000_000
+BASE_BYTES = 1_600_000_000
 BYTES_A_VOXEL = 12
 """Measured peaks lie below ``BASE_BYTES`` + ``BYTES_A_VOXEL`` times the scan's voxels (docs/decisions.md)."""
-M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**20
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -67,14 +66,11 @@ class Watch:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
 
 
-def return_large_memory() -> None:
-    """Make glibc give each array of a megabyte or more back to the system when it is freed.
-
-    By itself it keeps ever larger ones, and memory grows over the first cases of a run. Nothing happens elsewhere.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+def return_memory() -> None:
+    """Give memory that was freed back to the system; glibc by itself keeps what lies between blocks in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def check_memory(case: Case) -> None:

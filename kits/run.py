@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from kits.cascade import KIDNEY, TUMOUR, Cascade, Prediction
 from kits.errors import KitsError
 from kits.files import Case, read_volume, write_image, write_text
-from kits.limits import Stopped, Watch, check_memory
+from kits.limits import Stopped, Watch, check_memory, return_memory
 from kits.overlay import write_overlay
 from kits.postprocess import bounding_box
 from kits.volume import Volume
@@ -93,6 +93,7 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch 
             reports.append(report)
             bar.update()
             write_report(reports, outputs)
+            return_memory()
 
         writing: Future[None] | None = None
         stopped = ""
