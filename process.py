@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kits.cascade import MODES, Cascade
-from kits.engine import ENGINES
+from kits.engine import ENGINES, PRECISIONS
 from kits.errors import KitsError, OutputError
 from kits.files import Case
 from kits.forms import SOCKET, recognise
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.zip:
                 check_names(form.cases)
             log.info("Weights from %s.", options.weights)
-            cascade = Cascade.load(options.weights, options.device, options.mode, options.engine)
+            cascade = Cascade.load(options.weights, options.device, options.mode, options.engine, options.precision)
             outputs = Outputs(
                 options.output, options.skip_existing, options.save_probabilities, options.overlays, options.report
             )
@@ -106,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
     option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
     choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch", ENGINES)
+    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, bf16 on a CPU that is faster in it, else fp32",
+           ("auto", *PRECISIONS))  # fmt: skip
     choice("--mode", "native", "native: every slice of the scan; paper: 3 mm slices, as published", MODES)
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")

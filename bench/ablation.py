@@ -24,7 +24,7 @@ from kits.files import write_text
 from kits.preprocess import Normalisation
 from kits.weights import load_member
 from train.cache import load, read_index
-from train.config import BEST, GROUPS, NETWORKS, PAPER, Data, config_of, data_of, read_settings
+from train.config import BEST, GROUPS, PAPER, Data, config_of, data_of, read_settings
 from train.loop import Trainer
 from train.regions import judge
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and ablation.md")
     parser.add_argument("--vary", choices=("preset", "sources"), default="preset")
-    parser.add_argument("--network", choices=NETWORKS, default="res-unet2")
+    parser.add_argument("--network", choices=sorted(PAPER), default="res-unet2")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=256)

@@ -17,23 +17,21 @@ import torch
 
 from bench.common import ROOT, machine, save, table
 from kits.cascade import Cascade
-from kits.engine import fastest_precision
+from kits.engine import knows_bf16
 from kits.files import find_cases, read_volume
 from kits.score import dice
 
 AGREEMENT, DICE = 0.9995, 0.999
 
 
-def engines() -> Iterator[tuple[str, str, torch.dtype]]:
+def engines() -> Iterator[tuple[str, str, str]]:
     """Device, engine and precision of all that this machine has, the reference first."""
-    yield "cpu", "torch", torch.float32
-    fast = fastest_precision(torch.device("cpu"))
-    if fast != torch.float32:
-        yield "cpu", "torch", fast
-    if importlib.util.find_spec("openvino"):
-        yield "cpu", "openvino", fast
+    names = ["torch", "openvino"] if importlib.util.find_spec("openvino") else ["torch"]
+    for precision in ["fp32", "bf16"] if knows_bf16() else ["fp32"]:  # bf16 also where the engine would not choose it
+        for name in names:
+            yield "cpu", name, precision
     if torch.cuda.is_available():
-        yield "cuda", "torch", torch.float16
+        yield "cuda", "torch", "fp16"
 
 
 def main() -> None:
@@ -47,9 +45,7 @@ def main() -> None:
     reference: list[np.ndarray] = []
     rows, figures = [], []
     for device, name, precision in engines():
-        cascade = Cascade.load(arguments.weights, device, arguments.mode, name)
-        if not reference:
-            cascade.engine.precision = precision
+        cascade = Cascade.load(arguments.weights, device, arguments.mode, name, precision)
         results = [cascade.predict(volume) for volume in volumes]
         reference = reference or [result.labels for result in results]
         for volume, result, expected in zip(volumes, results, reference, strict=True):
@@ -61,7 +57,7 @@ def main() -> None:
             ]
             good = agreement > AGREEMENT and min(overlap) > DICE
             seconds = sum(result.seconds.values())
-            what = f"{name} on {device}, {str(precision).removeprefix('torch.')}"
+            what = f"{name} on {device}, {precision}"
             place = f"{volume.hu.shape[0]} x {volume.hu.shape[1]} x {volume.hu.shape[2]}"
             figures.append({"engine": what, "size": place, "agreement": agreement, "dice": overlap, "seconds": seconds})
             rows.append([what, place, f"{agreement:.4%}", *(f"{one:.5f}" for one in overlap)])

@@ -149,7 +149,7 @@ def main() -> None:
     }
     whole, inside = sum(seconds.values()), seconds["locate: networks"] + seconds["segment: networks"]
     looked = slices["locate: networks"] + slices["segment: networks"]
-    precision = str(engine.precision).removeprefix("torch.")
+    precision = engine.precision_name
     where = machine(arguments.device)
     text = (
         f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; simulated scan of {arguments.slices} x "

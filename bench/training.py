@@ -62,7 +62,7 @@ def main() -> None:
     raw = sum(size for scan in index["scans"] for _, size, _ in scan["origin"])
     held = sum(path.stat().st_size for path in arguments.cache.rglob("*.npy"))
     where = machine(trainer.engine.device.type)
-    precision = str(trainer.engine.precision).removeprefix("torch.")
+    precision = trainer.engine.precision_name
     batch = f"batches of {config.schedule.batch} patches of {config.patch} px"
     text = (
         f"# How fast training is\n\n{where}, {torch.get_num_threads()} threads; {precision}; preset "

@@ -66,6 +66,7 @@ class Cascade:
         device: ``auto``, ``cuda`` or ``cpu``.
         engine: ``auto``, ``openvino`` or ``torch``.
         mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
 
     Example:
         >>> from kits import Cascade, Volume
@@ -80,10 +81,11 @@ class Cascade:
         device: str = "auto",
         mode: str = "native",
         engine: str = "auto",
+        precision: str = "auto",
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        self.engine = Engine(device, engine)
+        self.engine = Engine(device, engine, precision)
         self.mode = mode
         self.locators = [self.engine.place(member.network) for member in locators]
         self.segmenters = [self.engine.place(member.network) for member in segmenters]
@@ -91,13 +93,20 @@ class Cascade:
         self.segment_norm = segmenters[0].info.norm
 
     @classmethod
-    def load(cls, weights: str | Path, device: str = "auto", mode: str = "native", engine: str = "auto") -> Cascade:
+    def load(
+        cls,
+        weights: str | Path,
+        device: str = "auto",
+        mode: str = "native",
+        engine: str = "auto",
+        precision: str = "auto",
+    ) -> Cascade:
         """A cascade with the networks of a weights folder.
 
         Raises:
             WeightsError: the folder does not hold whole, fitting weight files for both stages.
         """
-        return cls(*load_members(Path(weights)), device=device, mode=mode, engine=engine)
+        return cls(*load_members(Path(weights)), device, mode, engine, precision)
 
     def predict(
         self, volume: Volume, keep_probabilities: bool = False, progress: Progress = lambda done: None

@@ -6,10 +6,8 @@ impossible spacing as 1 mm, and reports success when the disk is full, all of it
 
 from __future__ import annotations
 
-import gzip
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from kits.errors import InputError, OutputError
 from kits.volume import Volume, single_frame
@@ -182,7 +182,7 @@ def read_image(path: Path) -> sitk.Image:
             _check_nifti(path)
         with path.open("rb"):  # the system's own reason, where ITK would only say that it failed
             return sitk.ReadImage(str(path), imageIO=READERS[ending])
-    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (RuntimeError, EOFError, igzip.BadGzipFile, IsalError) as error:
         raise InputError(f"{path}: cannot be read as {ending}: {DAMAGED}.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check path and permissions.") from error
@@ -195,11 +195,11 @@ def _check_nifti(path: Path) -> None:
 
     Raises:
         InputError: The header is impossible, or voxels are NaN or infinite.
-        EOFError, OSError, zlib.error: The file is damaged.
+        EOFError, OSError, IsalError: The file is damaged.
     """
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as stream:
+    with igzip.open(path) if zipped else path.open("rb") as stream:
         header = stream.read(348)
         order = {struct.pack("<i", 348): "<", struct.pack(">i", 348): ">"}.get(header[:4])
         if order is None or len(header) < 348:
@@ -306,7 +306,7 @@ def aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except (OSError, RuntimeError, EOFError, zlib.error) as error:
+    except (OSError, RuntimeError, EOFError, IsalError) as error:
         reason = getattr(error, "strerror", None) or "the disk may be full"
         raise OutputError(
             f"{path}: cannot be written ({reason}); check the output folder's permissions and free space."

@@ -11,7 +11,7 @@ from bench.accuracy import Row, cases_of, false_tumours, judge, mean, pooled, ta
 from kits.files import write_image
 from test.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
-from train.config import NETWORKS, Data, Source, config_of
+from train.config import PAPER, Data, Source, config_of
 
 SPACING = (3.0, 0.8, 0.8)
 NAMES = ("one", "two", "three")
@@ -85,7 +85,7 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
     assert text.count("| simulated painted | ensemble, native |") == 1
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", PAPER)
 def test_every_switch_of_the_ablation_is_a_configuration(network: str) -> None:
     settings = [config_of(network, "paper", {"training": changes}) for changes in switches(network).values()]
     assert settings[0] == config_of(network, "paper", {})

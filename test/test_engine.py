@@ -111,15 +111,38 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
-    [("avx2 avx512f", torch.float32), ("avx512_bf16", torch.bfloat16), ("amx_bf16 amx_tile", torch.bfloat16)],
+    ("flags", "bf16_seconds", "precision"),
+    [
+        ("avx2 avx512f", 0.1, torch.float32),
+        ("avx512_bf16", 0.3, torch.bfloat16),
+        ("amx_bf16 amx_tile", 0.1, torch.bfloat16),
+        ("avx512_bf16", 1.9, torch.float32),
+        ("avx512_bf16", 0.95, torch.float32),
+    ],
 )
-def test_bf16_only_where_the_cpu_multiplies_it(flags: str, precision: torch.dtype, tmp_path, monkeypatch) -> None:
+def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
+    flags: str, bf16_seconds: float, precision: torch.dtype, tmp_path, monkeypatch
+) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
     monkeypatch.setattr(engine, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(engine, "convolution_seconds", {torch.float32: 1.0, torch.bfloat16: bf16_seconds}.__getitem__)
     assert fastest_precision(torch.device("cpu")) == precision
     assert fastest_precision(torch.device("cuda")) == torch.float16
+
+
+def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> None:
+    assert Engine("cpu", precision="bf16").precision == torch.bfloat16
+    assert Engine("cpu", precision="fp32").precision_name == "fp32"
+    with pytest.raises(ValueError, match="precision must be auto or one of"):
+        Engine("cpu", precision="int8")
+
+
+def test_the_trial_of_the_cpu_takes_time_and_is_made_once() -> None:
+    engine.convolution_seconds.cache_clear()
+    seconds = engine.convolution_seconds(torch.float32)
+    assert seconds > 0
+    assert engine.convolution_seconds(torch.float32) == seconds
 
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -140,3 +140,27 @@ print(before - held())
     if "no glibc" in done.stderr:
         pytest.skip("another C library than glibc")
     assert float(done.stdout) > 100, done.stderr  # MB, of 191
+
+
+def test_memory_that_is_kept_is_not_asked_of_the_system_again():
+    """In a process of its own, which counts the pages that it is given while it fills 64 MB ten times."""
+    code = """
+import ctypes, resource, sys
+import numpy as np
+from kits.limits import keep_memory
+if not hasattr(ctypes.CDLL(None), "mallopt"):
+    sys.exit("no glibc")
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+mapped = pages()
+keep_memory()
+pages()  # fetches what is then kept
+print(mapped / max(pages(), 1))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "no glibc" in done.stderr:
+        pytest.skip("another C library than glibc")
+    assert float(done.stdout) > 5, done.stderr

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from kits.networks import ARCHITECTURES, ResNet, ResUNet
+from kits.networks import ARCHITECTURES, ResNet, ResUNet, WideUNet
 from kits.networks.resnet import IdentityBlock
 from kits.networks.resunet import ResBlock
+from kits.networks.wideunet import WIDTHS
 
 RES_UNET = {  # figure 2: module, channels, pixels a side for a slice of 256
     "stem": (8, 256),
@@ -166,8 +167,38 @@ def test_a_shift_by_16_px_shifts_the_output_of_the_res_unet():
     assert (there[..., inside] - here[..., inside]).abs().max() > 0.1, "the output is no constant"
 
 
-@pytest.mark.parametrize(("architecture", "multiple"), [(ResUNet, 16), (ResNet, 4)])
+@pytest.mark.parametrize(("architecture", "multiple"), [(ResUNet, 16), (ResNet, 4), (WideUNet, 32)])
 def test_any_slice_of_a_multiple_of_the_stride_keeps_its_size(architecture, multiple):
     with torch.inference_mode():
         logits = architecture().eval()(torch.zeros(1, 5, 2 * multiple, 3 * multiple))
     assert logits.shape == (1, 3, 2 * multiple, 3 * multiple)
+
+
+def test_the_wide_unet_joins_what_it_saw_at_every_scale():
+    network = WideUNet()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 3_146_428
+    shapes = {}
+    for level, (encode, decode) in enumerate(zip(network.encode, [*network.decode, None], strict=True)):
+        for way, module in (("down", encode), ("up", decode)):
+            if module is not None:
+                module.register_forward_hook(
+                    lambda _module, _inputs, output, key=(way, level): shapes.__setitem__(key, output.shape[1:])
+                )
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, 5, 64, 96))
+    for level, width in enumerate(WIDTHS):
+        expected = (width, 32 >> level, 48 >> level)
+        assert shapes["down", level] == expected
+        assert level == len(WIDTHS) - 1 or shapes["up", level] == expected
+
+
+def test_every_scale_of_the_wide_unet_tells_in_its_output():
+    network = randomised(WideUNet())
+    x = torch.randn(1, 5, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        whole = network(x)
+        for level in range(len(WIDTHS) - 1):
+            kept = network.narrow[level].weight.clone()
+            network.narrow[level].weight.zero_()
+            assert (network(x) - whole).abs().max() > 1e-3, level
+            network.narrow[level].weight.copy_(kept)

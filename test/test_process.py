@@ -47,8 +47,8 @@ def loaded(monkeypatch):
     """Puts a cascade that only thresholds in the place of the trained one; holds what it was asked to load."""
     asked = []
 
-    def load(weights, device, mode, engine):
-        asked.append((weights, device, mode, engine))
+    def load(weights, device, mode, engine, precision):
+        asked.append((weights, device, mode, engine, precision))
         return threshold_cascade(mode)
 
     monkeypatch.setattr(process.Cascade, "load", load)
@@ -224,6 +224,7 @@ def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded
         "DEVICE": "cpu",
         "MODE": "paper",
         "ENGINE": "torch",
+        "PRECISION": "fp32",
         "OVERLAYS": tmp_path / "pictures",
         "REPORT": tmp_path / "report.json",
         "SKIP_EXISTING": "1",
@@ -232,7 +233,7 @@ def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded
     for name, value in values.items():
         monkeypatch.setenv(f"KITS_{name}", str(value))
     assert call()[0] == 0
-    assert loaded == [(tmp_path / "my weights", "cpu", "paper", "torch")]
+    assert loaded == [(tmp_path / "my weights", "cpu", "paper", "torch", "fp32")]
     assert (out / "good.nii.gz").is_file()
     assert (out / "probabilities" / "good_kidney_percent.nii.gz").is_file()
     assert (tmp_path / "pictures" / "good.png").is_file()

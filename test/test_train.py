@@ -99,6 +99,13 @@ def test_a_configuration_file_changes_all_networks_or_one(tmp_path: Path) -> Non
     assert config_of("res-net", "paper", settings).loss == replace(PRESETS["paper"]["res-net"].loss, l2=0.0)
 
 
+def test_the_papers_preset_has_the_papers_networks_only() -> None:
+    assert list(PRESETS["paper"]) == ["res-unet1", "res-unet2", "res-net"]
+    assert config_of("wide-unet2", "best", {}).architecture == "wide-unet"
+    with pytest.raises(InputError, match="preset paper has no wide-unet2; its networks are res-unet1"):
+        config_of("wide-unet2", "paper", {})
+
+
 @pytest.mark.parametrize("text", ["[network]\n", "[training]\nepoch = 3\n", "[training]\npatch = 'wide'\n", "["])
 def test_a_wrong_configuration_is_told_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.toml"
@@ -591,7 +598,7 @@ def test_the_whole_recipe_ends_with_weights_that_load(tmp_path: Path) -> None:
             str(tmp_path / "out"), "--device", "cpu"]  # fmt: skip
     assert main(call) == 0
     weights = tmp_path / "out" / "weights"
-    names = ["res-net", "res-unet1", "res-unet2"]
+    names = ["res-net", "res-unet1", "res-unet2", "wide-unet1", "wide-unet2"]
     assert sorted(path.stem for path in weights.glob("*.safetensors")) == names
     card = (weights / "README.md").read_text(encoding="utf-8")
     assert "CC0" in card
@@ -600,6 +607,23 @@ def test_the_whole_recipe_ends_with_weights_that_load(tmp_path: Path) -> None:
     stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/runs/*/weights.safetensors"))]
     assert main(call) == 0  # goes on from where all is done
     assert stamps == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/runs/*/weights.safetensors"))]
+
+
+def test_a_network_can_take_its_normalisation_from_the_ensemble_that_it_is_to_join(tmp_path: Path) -> None:
+    beside = trainer(SMALL, tmp_path / "before").fit()
+    kits_folder(tmp_path / "kits", 2)
+    data = ["--data", str(tmp_path / "kits"), "--cache", str(tmp_path / "cache")]
+    (tmp_path / "quick.toml").write_text(
+        "[data]\nvalid = ['kits-00001']\n[training]\npatch = 64\n"
+        "[training.schedule]\nepochs = 1\nepoch_steps = 1\nbatch = 2\n"
+    )
+    data += ["--config", str(tmp_path / "quick.toml")]
+    assert main(["prepare", *data]) == 0
+    for name, more in (("alone", []), ("joining", ["--beside", str(beside)])):
+        assert main(["fit", "wide-unet2", *data, "--run", str(tmp_path / name), "--device", "cpu", *more]) == 0
+    alone, joining = (load_member(tmp_path / name / "weights.safetensors").info for name in ("alone", "joining"))
+    assert joining.norm == NORM != alone.norm
+    assert joining.architecture == "wide-unet"
 
 
 def test_fitting_needs_a_prepared_cache(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ class Config:
         seed: of everything random.
     """
 
-    architecture: Literal["res-unet", "res-net"]
+    architecture: Literal["res-unet", "res-net", "wide-unet"]
     role: Literal["locate", "segment"]
     shares: tuple[float, float, float]
     loss: Loss
@@ -232,8 +232,12 @@ BEST = {
         BEST_AUGMENTATION, "default", dropout=False,
     ),
 }  # fmt: skip
+BEST |= {
+    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet"),
+    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet"),
+}
 PRESETS = {"paper": PAPER, "best": BEST}
-NETWORKS = tuple(PAPER)
+NETWORKS = tuple(BEST)
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
@@ -263,7 +267,13 @@ def data_of(settings: dict[str, Any]) -> Data:
 
 
 def config_of(network: str, preset: str, settings: dict[str, Any]) -> Config:
-    """One network's training: the preset with what the settings change."""
+    """One network's training: the preset with what the settings change.
+
+    Raises:
+        InputError: the preset has no such network.
+    """
+    if network not in PRESETS[preset]:
+        raise InputError(f"The preset {preset} has no {network}; its networks are {', '.join(PRESETS[preset])}.")
     merged = asdict(PRESETS[preset][network])
     for table in ("training", network):
         merged = _merge(merged, settings.get(table, {}))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from kits.engine import Engine
 from kits.errors import KitsError
 from kits.files import aside, write_text
+from kits.limits import keep_memory
 from kits.networks import ARCHITECTURES
 from kits.preprocess import Normalisation
 from kits.weights import WeightsInfo, load_member, save_weights
@@ -83,6 +84,7 @@ class Trainer:
         located: Mapping[str, Sequence[Box]] | None = None,
     ) -> None:
         self.config, self.train, self.valid, self.folder = config, train, valid, folder
+        keep_memory()
         self.engine = Engine(workers.device(device), "torch")
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None

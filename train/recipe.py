@@ -43,6 +43,7 @@ def fit_network(
     start: Path | None = None,
     locator: Path | None = None,
     fold: tuple[int, int] | None = None,
+    beside: Path | None = None,
 ) -> Path:
     """Train one network on a cache's scans; returns its weight file.
 
@@ -55,12 +56,14 @@ def fit_network(
         start: a weight file to go on from.
         locator: weight file of stage 1, which ``config.regions == "located"`` needs.
         fold: (k, of how many) for cross-validation instead of the data's own split.
+        beside: a weight file whose mean and standard deviation are taken, since one stage's networks share an input.
     """
     index = read_index(cache)
     if len(index["sources"]) != len(data.sources):
         raise InputError(f"{cache} was prepared from {index['sources']}; give the same --data or --config.")
     training, validation = split(index, data, fold)
-    norm = Normalisation(index["mean"], index["std"])  # one for all folds, whose networks share an ensemble's input
+    # One for all folds, whose networks share an ensemble's input.
+    norm = load_member(beside).info.norm if beside else Normalisation(index["mean"], index["std"])
     scans = load(cache, config.role)
     located = None
     if config.regions == "located":
