@@ -25,6 +25,9 @@ from kits.volume import Volume, single_frame
 # ITK itself knows upper-case endings for some formats only, so each is told by name.
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 LOOKED_FOR = "*.nii, *.nii.gz, *.mha, *.nrrd, case_*/imaging.nii.gz or folders of DICOM slices"
+# Its stubs call IsalError a value; it is a class.
+UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, igzip.BadGzipFile, IsalError)  # type: ignore[assignment]
+UNWRITABLE = (OSError, *UNREADABLE)
 DAMAGED = "it is damaged, cut short or of another kind than its name says; copy or export it again"
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings would tear the progress bar
@@ -182,7 +185,7 @@ def read_image(path: Path) -> sitk.Image:
             _check_nifti(path)
         with path.open("rb"):  # the system's own reason, where ITK would only say that it failed
             return sitk.ReadImage(str(path), imageIO=READERS[ending])
-    except (RuntimeError, EOFError, igzip.BadGzipFile, IsalError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as {ending}: {DAMAGED}.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check path and permissions.") from error
@@ -306,7 +309,7 @@ def aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except (OSError, RuntimeError, EOFError, IsalError) as error:
+    except UNWRITABLE as error:
         reason = getattr(error, "strerror", None) or "the disk may be full"
         raise OutputError(
             f"{path}: cannot be written ({reason}); check the output folder's permissions and free space."

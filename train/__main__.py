@@ -61,9 +61,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, log, best weights")
     one.add_argument("--fold", type=fold, metavar="K/N", help="validate on the k-th of n parts of the patients, from 0")
     one.add_argument("--start", type=Path, help="weight file to go on from instead of from random weights")
-    one.add_argument(
-        "--beside", type=Path, help="weight file that it is to share a stage with: takes its normalisation"
-    )
+    one.add_argument("--beside", type=Path, help="weight file that it will share a stage with: takes its normalisation")
     one.add_argument("--locator", type=Path, help="weight file of stage 1, to cut stage 2's regions with")
 
     one = command("all", run_all, "the whole recipe: prepare, fit every network, evaluate, write the model card")
