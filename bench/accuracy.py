@@ -74,11 +74,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
     locators, segmenters = load_members(arguments.weights)
-    names = [member.name for member in (*locators, *segmenters)]
     cascades = [Cascade(locators, segmenters, mode=mode) for mode in arguments.modes]
     data = data_of(read_settings(arguments.config))
     rows = [row for case in tqdm(list(cases_of(data, arguments.simulated)), disable=None)
-            for row in judge(*case, cascades, names, arguments.out)]  # fmt: skip
+            for row in judge(*case, cascades, arguments.out)]  # fmt: skip
     text = tables(rows)
     print(text)
     if arguments.out:
@@ -99,15 +98,12 @@ def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, Labelled
             yield f"simulated {about['kind']}", case, set(case.made_of) <= set(data.valid)
 
 
-def judge(
-    group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], names: Sequence[str], out: Path | None
-) -> Iterator[Row]:
+def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None) -> Iterator[Row]:
     """Each network's result on a case; the ensemble's label maps and pictures of whole volumes go to ``out``.
 
     Args:
         group, case, unseen: from ``cases_of``.
         cascades: of one weights folder, one a mode.
-        names: of its networks.
         out: a folder, or None.
     """
     if group == "slices":
@@ -118,7 +114,7 @@ def judge(
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
     for cascade in cascades:
-        for name, labels, seconds in answers(volume, cascade, names):
+        for name, labels, seconds in answers(volume, cascade, [member.name for member in cascade.members]):
             predicted = labels[REPEATS // 2] if group == "slices" else labels
             yield Row(
                 f"{name}, {cascade.mode}", group, case.name, case.patient, unseen,

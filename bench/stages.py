@@ -25,31 +25,37 @@ from bench.common import ROOT, machine, save, table, write_scan
 from kits.cascade import Cascade
 from kits.engine import WINDOW_PX, Engine, Network
 from kits.files import Case, read_volume, write_image
-from kits.networks import ResNet, ResUNet
+from kits.networks import ARCHITECTURES
 from kits.stacks import OFFSETS
 
 
 class Clock:
-    """Adds up by name: seconds that functions take, and the slices and bytes that they return."""
+    """Adds up by name: seconds that functions take, the slices and bytes that they return, and their operations."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
         self.slices: dict[str, int] = defaultdict(int)
         self.bytes: dict[str, int] = defaultdict(int)
+        self.operations: dict[str, int] = defaultdict(int)
+
+    def clear(self) -> None:
+        for sums in (self.seconds, self.slices, self.bytes, self.operations):
+            sums.clear()
 
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, name: str, function: Callable[..., Any], slice_operations: int = 0) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
             started = self.now()
             result = function(*arguments)
             self.seconds[name] += self.now() - started
             self.slices[name] += len(result)
             self.bytes[name] += result.nbytes
+            self.operations[name] += len(result) * slice_operations
             return result
 
         return timed
@@ -80,10 +86,10 @@ def bandwidth(device: torch.device) -> float:
     return best
 
 
-def operations(network: torch.nn.Module) -> int:
+def operations(architecture: str) -> int:
     """Multiplications and additions of one slice."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, len(OFFSETS), WINDOW_PX, WINDOW_PX))
+        ARCHITECTURES[architecture]().eval()(torch.zeros(1, len(OFFSETS), WINDOW_PX, WINDOW_PX))
     return counter.get_total_flops()
 
 
@@ -105,20 +111,25 @@ def main() -> None:
     peak, speed = matrix_peak(engine), bandwidth(engine.device)
     clock = Clock(engine.device)
 
-    def timed(stage: str, networks: list[Network]) -> list[Network]:
-        return [clock.around(f"{stage}: networks", network) for network in networks]
+    architectures = [member.info.architecture for member in cascade.members]
+    costs = {name: operations(name) for name in architectures}
 
-    cascade.locators = timed("locate", cascade.locators)
-    cascade.segmenters = timed("segment", cascade.segmenters)
+    def timed(stage: str, networks: list[Network], names: list[str]) -> list[Network]:
+        return [
+            clock.around(f"{stage}: networks", network, costs[name])
+            for network, name in zip(networks, names, strict=True)
+        ]
+
+    locators = len(cascade.locators)
+    cascade.locators = timed("locate", cascade.locators, architectures[:locators])
+    cascade.segmenters = timed("segment", cascade.segmenters, architectures[locators:])
     kits.locate.preprocess = clock.around("locate: preprocessing", kits.locate.preprocess)
     kits.segment.preprocess = clock.around("segment: preprocessing", kits.segment.preprocess)
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
         write_scan(scan, arguments.slices, arguments.slice_mm, arguments.rows)
         for _ in range(2):  # in the first, buffers are made and kernels chosen
-            clock.seconds.clear()
-            clock.slices.clear()
-            clock.bytes.clear()
+            clock.clear()
             started = time.perf_counter()
             volume = read_volume(Case("scan", scan, "scan.nii.gz"))
             read = time.perf_counter() - started
@@ -129,7 +140,6 @@ def main() -> None:
     if len(result.regions) != 2:
         raise RuntimeError(f"the kidneys of the simulated scan were not found: {result.regions}")
 
-    flops = operations(ResUNet())
     voxels, window = volume.hu.size, WINDOW_PX**2
     seconds = {"read": read} | clock.seconds | {"write": write, "postprocess": result.seconds["postprocess"]}
     for stage in ("locate", "segment"):
@@ -139,23 +149,25 @@ def main() -> None:
     bounds = {
         "read": 6 * voxels / speed,  # file's values once, int16 twice
         "locate: preprocessing": (2 * voxels + clock.bytes["locate: preprocessing"]) / speed,
-        "locate: networks": slices["locate: networks"] * flops / peak,
+        "locate: networks": clock.operations["locate: networks"] / peak,
         "locate: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["locate: networks"] / speed,
         "segment: preprocessing": 1.5 * clock.bytes["segment: preprocessing"] / speed,
-        "segment: networks": slices["segment: networks"] * flops / peak,
+        "segment: networks": clock.operations["segment: networks"] / peak,
         "segment: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["segment: networks"] / speed,
         "postprocess": 2 * voxels / speed,
         "write": 2 * voxels / speed,
     }
     whole, inside = sum(seconds.values()), seconds["locate: networks"] + seconds["segment: networks"]
     looked = slices["locate: networks"] + slices["segment: networks"]
+    done = clock.operations["locate: networks"] + clock.operations["segment: networks"]
+    each = ", ".join(f"{name} {cost / 1e9:.1f}" for name, cost in costs.items())
     precision = engine.precision_name
     where = machine(arguments.device)
     text = (
         f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; simulated scan of {arguments.slices} x "
         f"{arguments.rows} x {arguments.rows} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
-        f"Fastest matrix product {peak / 1e9:.0f} GFLOP/s, copy {speed / 1e9:.1f} GB/s, both measured here. A Res-UNet "
-        f"slice takes {flops / 1e9:.1f} GFLOP (a Res-Net slice {operations(ResNet()) / 1e9:.1f}).\n\n"
+        f"Fastest matrix product {peak / 1e9:.0f} GFLOP/s, copy {speed / 1e9:.1f} GB/s, both measured here. GFLOP a "
+        f"slice: {each}.\n\n"
     )
     text += table(
         ["", "seconds", "share", "slices", "least possible", "times that"],
@@ -174,7 +186,7 @@ def main() -> None:
     text += (
         f"\nLoading and compiling the networks, once a run: {load:.1f} s. Whole case {whole:.2f} s, inside the "
         f"networks {inside:.2f} s: ratio {whole / inside:.2f}. Networks: {1000 * inside / looked:.1f} ms a slice, "
-        f"{looked * flops / inside / 1e9:.0f} GFLOP/s, {inside * peak / (looked * flops):.2f} times the bound.\n"
+        f"{done / inside / 1e9:.0f} GFLOP/s, {inside * peak / done:.2f} times the bound.\n"
     )
     figures = {
         "machine": where,

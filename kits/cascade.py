@@ -18,7 +18,9 @@ import numpy as np
 import torch
 
 from kits.engine import Engine
+from kits.errors import WeightsError
 from kits.locate import Region, locate
+from kits.networks import PAPER_ARCHITECTURES
 from kits.postprocess import postprocess, smallest_component
 from kits.segment import segment
 from kits.volume import Volume
@@ -87,6 +89,8 @@ class Cascade:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
         self.engine = Engine(device, engine, precision)
         self.mode = mode
+        locators, segmenters = members_of(mode, locators, segmenters)
+        self.members = [*locators, *segmenters]
         self.locators = [self.engine.place(member.network) for member in locators]
         self.segmenters = [self.engine.place(member.network) for member in segmenters]
         self.locate_norm = locators[0].info.norm
@@ -151,6 +155,25 @@ class Cascade:
         result.warnings += remarks(result)
         progress(1.0)
         return result
+
+
+def members_of(mode: str, locators: list[Member], segmenters: list[Member]) -> tuple[list[Member], list[Member]]:
+    """The members of each stage that a mode runs: ``native`` all of them, ``paper`` those of the paper's form.
+
+    Raises:
+        WeightsError: a stage would have none.
+    """
+    if mode != "paper":
+        return locators, segmenters
+    stages = [
+        [one for one in stage if one.info.architecture in PAPER_ARCHITECTURES] for stage in (locators, segmenters)
+    ]
+    if not all(stages):
+        raise WeightsError(
+            f"The mode paper runs the networks {' and '.join(PAPER_ARCHITECTURES)} only, and a stage has none of them; "
+            "add their weight files, or use the mode native."
+        )
+    return stages[0], stages[1]
 
 
 def most_probable(probabilities: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".mha": "MetaImage
 LOOKED_FOR = "*.nii, *.nii.gz, *.mha, *.nrrd, case_*/imaging.nii.gz or folders of DICOM slices"
 # Its stubs call IsalError a value; it is a class.
 UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, igzip.BadGzipFile, IsalError)  # type: ignore[assignment]
-UNWRITABLE = (OSError, *UNREADABLE)
+UNWRITABLE: tuple[type[Exception], ...] = (OSError, *UNREADABLE)
 DAMAGED = "it is damaged, cut short or of another kind than its name says; copy or export it again"
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings would tear the progress bar

@@ -14,7 +14,7 @@ from train.cases import LabelledCase
 from train.config import PAPER, Data, Source, config_of
 
 SPACING = (3.0, 0.8, 0.8)
-NAMES = ("one", "two", "three")
+NAMES = ("locate", "segment", "segment")
 """Of ``threshold_cascade``'s networks: one of stage 1, two of stage 2."""
 
 
@@ -53,7 +53,7 @@ def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
     hu, labels = phantom()
     middle = len(hu) // 2
     case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
-    rows = list(judge("slices", case, True, [threshold_cascade()], NAMES, None))
+    rows = list(judge("slices", case, True, [threshold_cascade()], None))
     assert [one.network for one in rows] == [f"{name}, native" for name in (*NAMES, "ensemble")]
     found = rows[-1]
     assert found.kidney[1] > 1000
@@ -70,7 +70,7 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
         (folder / "simulation.json").write_text(json.dumps({"kind": "painted", "patients": made_of}))
     data = Data((Source("volumes", tmp_path / "volumes"),), valid=("new", "kits-00008"))
     every = [found for case in cases_of(data, tmp_path / "simulated")
-             for found in judge(*case, [threshold_cascade()], NAMES, tmp_path / "out")]  # fmt: skip
+             for found in judge(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
     rows = [found for found in every if found.network == "ensemble, native"]
     assert [(found.group, found.case, found.unseen) for found in rows] == [
         ("volumes", "known", False),

@@ -1,6 +1,7 @@
 """The whole cascade with networks whose answer is known: geometry, modes, and volumes at the limits."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from kits import Cascade, Volume
 from kits.cascade import most_probable
-from test.threshold import dice, oriented, phantom, phantom_volume, threshold_cascade
+from kits.errors import WeightsError
+from test.threshold import dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
@@ -164,3 +166,13 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_weights_load_by_folder_name(tiny_weights: object) -> None:
     cascade = Cascade.load(str(tiny_weights), device="cpu")
     assert (len(cascade.locators), len(cascade.segmenters)) == (1, 2)
+
+
+def test_paper_mode_runs_the_papers_networks_only() -> None:
+    paper = [member("locate"), member("segment")]
+    ours = [replace(one, name=f"our {one.name}", info=replace(one.info, architecture="wide-unet")) for one in paper]
+    stages = [[one, other] for one, other in zip(paper, ours, strict=True)]
+    assert Cascade(*stages, "cpu", "native", "torch").members == [*stages[0], *stages[1]]
+    assert Cascade(*stages, "cpu", "paper", "torch").members == paper
+    with pytest.raises(WeightsError, match="mode paper runs the networks res-unet and res-net only"):
+        Cascade(ours[:1], stages[1], "cpu", "paper", "torch")

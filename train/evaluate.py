@@ -82,7 +82,7 @@ def evaluate(folds: Sequence[Fold], data: Path, out: Path, mode: str = "native")
             cascade = Cascade(locators, segmenters, mode=mode)
             for name in fold.cases:
                 bar.set_postfix_str(name)
-                attempt(found[name], index, cascade, row_names([*locators, *segmenters]), table, out)
+                attempt(found[name], index, cascade, row_names(cascade.members), table, out)
                 table.write(out)
                 bar.update()
     write_figure4(table, found, out)
