@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.ablation import switches, without_each
-from bench.accuracy import Row, cases_of, false_tumours, judge, mean, pooled, tables
+from bench.accuracy import Remembering, Row, cases_of, false_tumours, judge, mean, pooled, tables
 from kits.files import write_image
 from test.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
@@ -19,7 +20,7 @@ NAMES = ("locate", "segment", "segment")
 
 
 def row(patient: str, kidney: tuple[int, int], tumour: tuple[int, int], has: str = "both", **changes: object) -> Row:
-    values = {"network": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0, "seconds": 1.0}
+    values = {"network": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0}
     return Row(patient=patient, kidney=kidney, tumour=tumour, has_kidney=has != "none", has_tumour=has == "both",
                **values | changes)  # type: ignore[arg-type] # fmt: skip
 
@@ -59,6 +60,20 @@ def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
     assert found.kidney[1] > 1000
     assert found.kidney[0] / found.kidney[1] > 0.95
     assert (found.has_kidney, found.has_tumour) == (True, bool((labels[middle] == 2).any()))
+
+
+def test_no_stack_of_slices_is_computed_twice_and_each_has_its_own_answer() -> None:
+    computed: list[float] = []
+
+    def network(stacks: torch.Tensor) -> torch.Tensor:
+        computed.extend(stacks[:, 0, 0, 0].tolist())
+        return stacks[:, :3] * 2
+
+    remembering = Remembering(network)
+    stacks = torch.tensor([1.0, 2.0, 1.0, 3.0])[:, None, None, None] * torch.ones(1, 5, 4, 4)
+    assert torch.equal(remembering(stacks), stacks[:, :3] * 2)
+    assert torch.equal(remembering(stacks[2:]), stacks[2:, :3] * 2)
+    assert sorted(computed) == [1.0, 2.0, 3.0]
 
 
 def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> None:
