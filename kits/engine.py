@@ -107,7 +107,7 @@ class Engine:
         sum_ZCYX = torch.zeros((len(centres), CLASSES, *slices_ZYX.shape[1:]), device=self.device)
         weights_YX = torch.zeros(slices_ZYX.shape[1:], device=self.device)
         weight_YX = window_weight(self.device)
-        indices = torch.as_tensor(list(centres), device=self.device)
+        indices = torch.as_tensor(list(centres))
         for top, left in windows:
             rows, columns = slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)
             weights_YX[rows, columns] += weight_YX
@@ -126,7 +126,7 @@ class Engine:
                     continue
                 done += self.batch
         outside_YX = weights_YX == 0
-        sum_ZCYX[:, 0, outside_YX] = 1
+        sum_ZCYX[:, 0].masked_fill_(outside_YX, 1)
         return sum_ZCYX.div_(weights_YX.masked_fill_(outside_YX, 1))
 
     def _ensemble(self, networks: Sequence[Network], stacks_BCYX: torch.Tensor) -> torch.Tensor:

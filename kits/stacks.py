@@ -13,7 +13,8 @@ def stack_slices(slices_ZYX: torch.Tensor, centres: torch.Tensor, step: float = 
 
     Args:
         slices_ZYX: standardised slices, (z, y, x), any float type.
-        centres: indices of the central slices, int64 (batch,).
+        centres: indices of the central slices, int64 (batch,), on the CPU: where a neighbour lies is decided there, so
+            that a GPU's queue of work is never waited for.
         step: slices between neighbours: 1 on the 3 mm grid, 3 mm / thickness on the native one.
 
     Example:
@@ -21,11 +22,10 @@ def stack_slices(slices_ZYX: torch.Tensor, centres: torch.Tensor, step: float = 
         tensor([[0., 0., 0., 1., 2.],
                 [0., 1., 2., 3., 3.]])
     """
-    offsets = torch.tensor(OFFSETS, device=slices_ZYX.device) * step
-    positions = (centres.to(slices_ZYX.device)[:, None] + offsets).clamp(0, len(slices_ZYX) - 1)
+    positions = (centres[:, None] + torch.tensor(OFFSETS) * step).clamp(0, len(slices_ZYX) - 1)
     below = positions.floor().long()
-    weight = (positions - below).to(slices_ZYX.dtype)[..., None, None]
+    weight = (positions - below)[..., None, None]
     stacks = slices_ZYX[below]
     if not weight.any():
         return stacks
-    return torch.lerp(stacks, slices_ZYX[(below + 1).clamp_max(len(slices_ZYX) - 1)], weight)
+    return torch.lerp(stacks, slices_ZYX[(below + 1).clamp_max(len(slices_ZYX) - 1)], weight.to(slices_ZYX))
