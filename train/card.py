@@ -11,7 +11,7 @@ from kits.weights import CHECKSUMS, Member, load_members
 from train.table import Table
 
 ROLES = {"locate": "stage 1: where the kidneys are", "segment": "stage 2: kidney and tumour, a member of the ensemble"}
-ARCHITECTURES = {"res-unet": "Res-UNet", "res-net": "Res-Net"}
+ARCHITECTURES = {"res-unet": "Res-UNet", "res-net": "Res-Net", "wide-unet": "Wide-UNet"}
 KITS19_LIMITS = (
     "KiTS19's patients come from one centre in the United States, before surgery for a kidney tumour (2010 to 2018). "
     "Kidneys without a tumour are seen beside others that have one, never in healthy people.",
