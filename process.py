@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kits.cascade import MODES, Cascade
+from kits.cascade import Cascade
 from kits.engine import ENGINES, PRECISIONS
 from kits.errors import KitsError, OutputError
 from kits.files import Case
@@ -25,6 +25,7 @@ from kits.forms import SOCKET, recognise
 from kits.limits import Watch
 from kits.run import CaseReport, Outputs, run
 from kits.submission import check_names, write_zip
+from kits.weights import MODES
 
 HERE = Path(__file__).parent
 MOUNTED_WEIGHTS = Path("/opt/ml/model")
@@ -108,7 +109,12 @@ def parser() -> argparse.ArgumentParser:
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch", ENGINES)
     choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, bf16 on a CPU that is faster in it, else fp32",
            ("auto", *PRECISIONS))  # fmt: skip
-    choice("--mode", "native", "native: every slice of the scan; paper: 3 mm slices, as published", MODES)
+    choice(
+        "--mode",
+        "native",
+        "native: every slice, all networks; fast: every slice, the quickest; paper: as published",
+        MODES,
+    )
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
     option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")

@@ -23,12 +23,12 @@ import torch
 from tqdm import tqdm
 
 from bench.common import table
-from kits.cascade import MODES, Cascade
+from kits.cascade import Cascade
 from kits.engine import Network
 from kits.files import Case, read_volume, write_image, write_text
 from kits.overlay import write_overlay
 from kits.volume import Volume
-from kits.weights import load_members
+from kits.weights import MODES, load_members
 from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
 from train.evaluate import answers

@@ -20,13 +20,11 @@ import torch
 from kits.engine import Engine
 from kits.errors import WeightsError
 from kits.locate import Region, locate
-from kits.networks import PAPER_ARCHITECTURES
 from kits.postprocess import postprocess, smallest_component
 from kits.segment import segment
 from kits.volume import Volume
-from kits.weights import Member, load_members
+from kits.weights import MODES, Member, load_members
 
-MODES = ("native", "paper")
 KIDNEY, TUMOUR = 1, 2
 
 Progress = Callable[[float], None]
@@ -67,7 +65,8 @@ class Cascade:
         segmenters: the ensemble's members.
         device: ``auto``, ``cuda`` or ``cpu``.
         engine: ``auto``, ``openvino`` or ``torch``.
-        mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter.
+        mode: ``native`` predicts every slice of the scan; ``fast`` does so by fewer networks; ``paper`` follows the
+            paper to the letter. Each weight file says which modes run it.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
 
     Example:
@@ -141,7 +140,7 @@ class Cascade:
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
-            chunks = segment(volume, result.regions, self.segmenters, self.segment_norm, self.engine, self.mode)
+            chunks = segment(volume, result.regions, self.segmenters, self.segment_norm, self.engine, to_the_letter)
             for box, chunk in chunks:
                 result.labels[box] = most_probable(chunk).cpu().numpy()
                 if result.probabilities is not None:
@@ -158,21 +157,18 @@ class Cascade:
 
 
 def members_of(mode: str, locators: list[Member], segmenters: list[Member]) -> tuple[list[Member], list[Member]]:
-    """The members of each stage that a mode runs: ``native`` all of them, ``paper`` those of the paper's form.
+    """The members of each stage that a mode runs.
 
     Raises:
         WeightsError: a stage would have none.
     """
-    if mode != "paper":
-        return locators, segmenters
-    stages = [
-        [one for one in stage if one.info.architecture in PAPER_ARCHITECTURES] for stage in (locators, segmenters)
-    ]
-    if not all(stages):
-        raise WeightsError(
-            f"The mode paper runs the networks {' and '.join(PAPER_ARCHITECTURES)} only, and a stage has none of them; "
-            "add their weight files, or use the mode native."
-        )
+    stages = [[one for one in stage if mode in one.info.modes] for stage in (locators, segmenters)]
+    for number, stage in enumerate(stages, start=1):
+        if not stage:
+            raise WeightsError(
+                f"Of the weight files none is a network of stage {number} for the mode {mode}; add one, or choose "
+                "another mode."
+            )
     return stages[0], stages[1]
 
 

@@ -1,7 +1,7 @@
 """Stages 2 and 3: kidney and tumour inside the regions, and the way back to the native grid.
 
-Two ways: ``native`` predicts every slice of the scan, its neighbours sampled 3 and 6 mm away; ``paper`` predicts
-3 mm slices and interpolates their probabilities back.
+Two ways: every slice of the scan is predicted, its neighbours sampled 3 and 6 mm away; or, to the paper's letter, 3 mm
+slices, whose probabilities are interpolated back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def segment(
     networks: Sequence[Network],
     norm: Normalisation,
     engine: Engine,
-    mode: str = "native",
+    to_the_letter: bool = False,
 ) -> Iterator[tuple[Box, torch.Tensor]]:
     """Probabilities of background, kidney and tumour where the regions lie; all else is background.
 
@@ -49,9 +49,9 @@ def segment(
         networks: the members of the ensemble, from ``Engine.place``.
         norm: how their input is standardised.
         engine: where they run.
-        mode: ``native`` or ``paper``.
+        to_the_letter: predict 3 mm slices, as the paper does, and interpolate their probabilities back.
     """
-    grid = working_shape(volume.hu.shape, volume.spacing, reslice=mode == "paper")
+    grid = working_shape(volume.hu.shape, volume.spacing, reslice=to_the_letter)
     rows, columns = plane_of(regions, grid, volume)
     hu_ZYX = volume.hu[:, rows, columns]
     if grid[1:] == volume.hu.shape[1:]:
@@ -65,9 +65,9 @@ def segment(
         )
         for region in regions
     ]
-    step = SLICE_MM / volume.spacing[0] if mode == "native" else 1.0
+    step = 1.0 if to_the_letter else SLICE_MM / volume.spacing[0]
     found = predict(hu_ZYX, grid, wanted, networks, norm, engine, step)
-    for first, chunk in found if mode == "native" else to_native_slices(found, grid[0], len(hu_ZYX)):
+    for first, chunk in to_native_slices(found, grid[0], len(hu_ZYX)) if to_the_letter else found:
         yield (slice(first, first + len(chunk)), rows, columns), chunk
 
 

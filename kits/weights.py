@@ -25,6 +25,8 @@ from kits.preprocess import Normalisation
 
 FORMAT = "kits-cascade 1"
 ROLES = ("locate", "segment")
+MODES = ("native", "paper", "fast")
+"""Ways to run the cascade; ``kits.cascade.Cascade`` says what each is."""
 CHECKSUMS = "SHA256SUMS"
 
 
@@ -38,6 +40,7 @@ class WeightsInfo:
         norm: window, mean and standard deviation (HU) of its input.
         trained_on: the data, in a sentence.
         licence: under which the weights may be used.
+        modes: which of ``MODES`` run it; a file that does not say so is for all.
     """
 
     role: str
@@ -45,6 +48,7 @@ class WeightsInfo:
     norm: Normalisation
     trained_on: str
     licence: str
+    modes: tuple[str, ...] = MODES
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }
-    metadata = {key: str(value) for key, value in asdict(info).items() if key != "norm"}
+    metadata = {key: str(value) for key, value in asdict(info).items() if key not in ("norm", "modes")}
     metadata |= {
+        "modes": " ".join(info.modes),
         "format": FORMAT,
         "hu_window": f"{info.norm.window[0]} {info.norm.window[1]}",
         "mean": repr(info.norm.mean),
@@ -102,13 +107,20 @@ def load_member(path: Path) -> Member:
         if not (isfinite(norm.mean) and 0 < norm.std < inf and low < high):
             raise ValueError(f"mean {norm.mean}, standard deviation {norm.std}, window {norm.window}")
         info = WeightsInfo(
-            metadata["role"], metadata["architecture"], norm, metadata["trained_on"], metadata["licence"]
+            metadata["role"],
+            metadata["architecture"],
+            norm,
+            metadata["trained_on"],
+            metadata["licence"],
+            tuple(metadata.get("modes", " ".join(MODES)).split()),
         )
         network = ARCHITECTURES[info.architecture]()
         missing, unexpected = network.load_state_dict(tensors, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-        if missing or unexpected or info.role not in ROLES:
-            raise ValueError(f"role {info.role!r}, {len(missing)} tensors missing, {len(unexpected)} unknown")
+        if missing or unexpected or info.role not in ROLES or not set(info.modes) <= set(MODES):
+            raise ValueError(
+                f"role {info.role!r}, modes {info.modes}, {len(missing)} tensors missing, {len(unexpected)} unknown"
+            )
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} does not fit its own description ({reason}); {remedy}.") from error

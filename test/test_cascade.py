@@ -160,7 +160,7 @@ def test_the_same_cascade_serves_many_volumes() -> None:
 
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="'fast'"):
-        threshold_cascade("fast")
+        threshold_cascade("quick")
 
 
 def test_weights_load_by_folder_name(tiny_weights: object) -> None:
@@ -168,11 +168,18 @@ def test_weights_load_by_folder_name(tiny_weights: object) -> None:
     assert (len(cascade.locators), len(cascade.segmenters)) == (1, 2)
 
 
-def test_paper_mode_runs_the_papers_networks_only() -> None:
+def test_a_mode_runs_the_networks_that_name_it_only() -> None:
     paper = [member("locate"), member("segment")]
-    ours = [replace(one, name=f"our {one.name}", info=replace(one.info, architecture="wide-unet")) for one in paper]
+    ours = [replace(one, name=f"our {one.name}", info=replace(one.info, modes=("native", "fast"))) for one in paper]
+    paper = [replace(one, info=replace(one.info, modes=("native", "paper"))) for one in paper]
     stages = [[one, other] for one, other in zip(paper, ours, strict=True)]
     assert Cascade(*stages, "cpu", "native", "torch").members == [*stages[0], *stages[1]]
     assert Cascade(*stages, "cpu", "paper", "torch").members == paper
-    with pytest.raises(WeightsError, match="mode paper runs the networks res-unet and res-net only"):
+    assert Cascade(*stages, "cpu", "fast", "torch").members == ours
+    with pytest.raises(WeightsError, match="none is a network of stage 1 for the mode paper"):
         Cascade(ours[:1], stages[1], "cpu", "paper", "torch")
+
+
+def test_fast_mode_predicts_every_slice_as_native_does() -> None:
+    volume, truth = phantom_volume(shape=(80, 128, 160), spacing=(1.5, 0.8, 0.8))
+    assert np.array_equal(threshold_cascade("fast").predict(volume).labels, truth)

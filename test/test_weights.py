@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from kits.errors import WeightsError
 from kits.networks import ResNet, ResUNet
 from kits.preprocess import Normalisation
-from kits.weights import CHECKSUMS, WeightsInfo, load_member, load_members, save_weights, write_checksums
+from kits.weights import CHECKSUMS, MODES, WeightsInfo, load_member, load_members, save_weights, write_checksums
 
 INFO = WeightsInfo(
     role="segment",
@@ -242,6 +243,17 @@ def test_members_of_one_stage_must_want_the_same_input(unlisted):
     sentence = refusal(unlisted)
     assert str(unlisted) in sentence
     assert "res-net, res-unet2 were trained on different normalisations" in sentence
+
+
+def test_a_weight_file_says_which_modes_run_it_and_is_for_all_if_it_does_not(tmp_path, unlisted):
+    save_weights(tmp_path / "one.safetensors", ResNet(), replace(INFO, modes=("native", "fast")))
+    assert load_member(tmp_path / "one.safetensors").info.modes == ("native", "fast")
+    path = unlisted / "res-net.safetensors"
+    rewrite(path, modes=None)
+    assert load_member(path).info.modes == MODES
+    rewrite(path, modes="native slow")
+    with pytest.raises(WeightsError, match=r"res-net\.safetensors does not fit its own description .*slow"):
+        load_member(path)
 
 
 @pytest.mark.parametrize("kind", ["empty", "absent", "a file"])

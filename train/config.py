@@ -162,6 +162,7 @@ class Config:
         dropout: whether dropout is on. With 32 dropouts and few steps Res-Net comes to rely on their noise.
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
+        modes: of the cascade that are to run it.
     """
 
     architecture: Literal["res-unet", "res-net", "wide-unet"]
@@ -175,6 +176,7 @@ class Config:
     dropout: bool = True
     patch: int = 256
     seed: int = 0
+    modes: tuple[str, ...] = ("native", "paper")
 
 
 STAGE_1 = (1 / 3, 1 / 3, 1 / 3)  # section 3.1: stage 1 balances all three groups,
@@ -233,8 +235,8 @@ BEST = {
     ),
 }  # fmt: skip
 BEST |= {
-    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet"),
-    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet"),
+    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet", modes=("native", "fast")),
+    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet", modes=("native", "fast")),
 }
 PRESETS = {"paper": PAPER, "best": BEST}
 NETWORKS = tuple(BEST)

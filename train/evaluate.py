@@ -27,7 +27,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.cascade import MODES, TUMOUR, Cascade, most_probable
+from kits.cascade import TUMOUR, Cascade, most_probable
 from kits.engine import Engine, Network
 from kits.errors import InputError, KitsError
 from kits.files import Case, find_cases, read_volume, write_image
@@ -38,7 +38,7 @@ from kits.preprocess import Normalisation
 from kits.score import score_case
 from kits.segment import CHUNK, Slices, segment, to_native_slices
 from kits.volume import Volume
-from kits.weights import Member, load_members
+from kits.weights import MODES, Member, load_members
 from train.cases import labels_of
 from train.figure4 import write_figure4
 from train.table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path
@@ -146,7 +146,7 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
     for name, networks in [*rows, (ENSEMBLE, cascade.segmenters)]:
         started = time.perf_counter()
         labels = np.zeros(volume.hu.shape, np.uint8)
-        for box, chunk in segment(volume, regions, networks, cascade.segment_norm, cascade.engine, cascade.mode):
+        for box, chunk in segment(volume, regions, networks, cascade.segment_norm, cascade.engine, to_the_letter):
             labels[box] = most_probable(chunk).cpu().numpy()
         yield name, postprocess(labels, smallest, to_the_letter), locating + time.perf_counter() - started
 

@@ -89,7 +89,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None
         norm = before.info.norm if before else norm
-        self.info = WeightsInfo(config.role, config.architecture, norm, data.trained_on, data.licence)
+        self.info = WeightsInfo(config.role, config.architecture, norm, data.trained_on, data.licence, config.modes)
         network = before.network.requires_grad_() if before else initialised(config)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
         self.network: nn.Module = network.to(

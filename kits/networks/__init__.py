@@ -7,6 +7,5 @@ from kits.networks.resunet import ResUNet
 from kits.networks.wideunet import WideUNet
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"res-unet": ResUNet, "res-net": ResNet, "wide-unet": WideUNet}
-PAPER_ARCHITECTURES = ("res-unet", "res-net")
 
-__all__ = ["ARCHITECTURES", "PAPER_ARCHITECTURES", "ResNet", "ResUNet", "WideUNet"]
+__all__ = ["ARCHITECTURES", "ResNet", "ResUNet", "WideUNet"]
