@@ -1,6 +1,6 @@
 """Where a case's time goes, against what the machine could do at most.
 
-    python -m bench.stages [--slices 108] [--slice-mm 3] [--device cpu|cuda] [--engine auto] [--out bench/results]
+    python -m bench.stages [--slices 108] [--slice-mm 3] [--device cpu|cuda] [--engine auto] [--mode fast]
 
 The bound of a network is its multiplications and additions over the fastest matrix product measured in the same process
 and number format; that of all else is the bytes that it has to read and write over the speed of a large copy.
@@ -27,6 +27,7 @@ from kits.engine import WINDOW_PX, Engine, Network
 from kits.files import Case, read_volume, write_image
 from kits.networks import ARCHITECTURES
 from kits.stacks import OFFSETS
+from kits.weights import MODES
 
 
 class Clock:
@@ -100,12 +101,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--mode", choices=MODES, default="native")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
 
     started = time.perf_counter()
-    cascade = Cascade.load(arguments.weights, arguments.device, engine=arguments.engine)
+    cascade = Cascade.load(arguments.weights, arguments.device, arguments.mode, arguments.engine)
     load = time.perf_counter() - started
     engine = cascade.engine
     peak, speed = matrix_peak(engine), bandwidth(engine.device)
@@ -164,8 +166,8 @@ def main() -> None:
     precision = engine.precision_name
     where = machine(arguments.device)
     text = (
-        f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; simulated scan of {arguments.slices} x "
-        f"{arguments.rows} x {arguments.rows} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
+        f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; mode {arguments.mode}; simulated scan of "
+        f"{arguments.slices} x {arguments.rows} x {arguments.rows} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
         f"Fastest matrix product {peak / 1e9:.0f} GFLOP/s, copy {speed / 1e9:.1f} GB/s, both measured here. GFLOP a "
         f"slice: {each}.\n\n"
     )
@@ -195,10 +197,9 @@ def main() -> None:
         "peak_flops": peak,
         "bandwidth": speed,
     }
-    save(
-        "stages", arguments.out, text, figures | {"load": load, "seconds": seconds, "bounds": bounds, "slices": slices}
-    )
-    draw(seconds, bounds, arguments.out / "stages.png", f"{where}; {engine.engine}, {precision}")
+    name = "stages" if arguments.mode == "native" else f"stages-{arguments.mode}"
+    save(name, arguments.out, text, figures | {"load": load, "seconds": seconds, "bounds": bounds, "slices": slices})
+    draw(seconds, bounds, arguments.out / f"{name}.png", f"{where}; {engine.engine}, {precision}")
 
 
 def draw(seconds: dict[str, float], bounds: dict[str, float], path: Path, title: str) -> None:

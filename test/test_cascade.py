@@ -159,7 +159,7 @@ def test_the_same_cascade_serves_many_volumes() -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fast'"):
+    with pytest.raises(ValueError, match="'quick'"):
         threshold_cascade("quick")
 
 
