@@ -173,6 +173,7 @@ def segresnet(scan: Path, spacing: float, mirror: bool, patches: int, device: st
     with torch.inference_mode(), torch.autocast(device, enabled=device == "cuda"):
         fine = torch.nn.functional.interpolate(hu, size=size, mode="trilinear")
         logits = sliding_window_inference(fine, PATCH, 1, sampled, 0.5, "gaussian", sw_device=device, device="cpu")
+        assert isinstance(logits, torch.Tensor)  # of one network; several or a dictionary for others
         labels = logits.argmax(1, keepdim=True).to(torch.uint8)
         labels = torch.nn.functional.interpolate(labels, size=hu.shape[2:], mode="nearest")
     result = sitk.GetImageFromArray(labels[0, 0].numpy())
@@ -190,7 +191,7 @@ def run_ours(scan: Path, device: str, mode: str, folder: Path) -> tuple[float, U
     """
     report = folder / "report.json"
     output = folder / f"ours-{mode}"
-    options = ["--output", output, "--mode", mode, "--device", device, "--report", report]
+    options: list[str | Path] = ["--output", output, "--mode", mode, "--device", device, "--report", report]
     usage, _ = measured(["process.py", "--input", scan, *options])
     (case,) = json.loads(report.read_text(encoding="utf-8"))
     if min(case["right"]["kidney_ml"], case["left"]["kidney_ml"]) < 50:

@@ -165,9 +165,10 @@ def main() -> None:
     each = ", ".join(f"{name} {cost / 1e9:.1f}" for name, cost in costs.items())
     precision = engine.precision_name
     where = machine(arguments.device)
+    size = " x ".join(map(str, volume.hu.shape))
     text = (
         f"# Where the time goes\n\n{where}; {engine.engine}, {precision}; mode {arguments.mode}; simulated scan of "
-        f"{arguments.slices} x {arguments.rows} x {arguments.rows} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
+        f"{size} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
         f"Fastest matrix product {peak / 1e9:.0f} GFLOP/s, copy {speed / 1e9:.1f} GB/s, both measured here. GFLOP a "
         f"slice: {each}.\n\n"
     )
