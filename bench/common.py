@@ -17,7 +17,8 @@ import SimpleITK as sitk
 
 ROOT = Path(__file__).parent.parent
 IN_PLANE_MM = 0.78
-AIR, FAT, MUSCLE, LIVER, KIDNEY, BONE = -1000, -100, 60, 110, 180, 400
+AIR, FAT, MUSCLE, DISC, LIVER, MARROW, KIDNEY, BONE = -1000, -100, 60, 90, 110, 170, 180, 700
+VERTEBRA_MM, DISC_MM = 36, 8
 
 
 def write_scan(path: Path, slices: int, slice_mm: float, rows: int = 512) -> None:
@@ -40,7 +41,10 @@ def write_scan(path: Path, slices: int, slice_mm: float, rows: int = 512) -> Non
             (LIVER, -30, 60, 30, 40),
             (MUSCLE, 50, -38, 20, 18),
             (MUSCLE, 50, 38, 20, 18),
+            (BONE, 75, 0, 14, 15),  # the vertebra's arch, around its canal
+            (MUSCLE, 75, 0, 9, 10),
             (BONE, 50, 0, 17, 20),
+            (MARROW if z % VERTEBRA_MM > DISC_MM else DISC, 50, 0, 15, 18),
             (KIDNEY, 15, 0, 10, 10),  # aorta
         ):
             hu[((y - centre_y) / semi_y) ** 2 + ((x - centre_x) / semi_x) ** 2 < 1] = value
@@ -51,7 +55,8 @@ def write_scan(path: Path, slices: int, slice_mm: float, rows: int = 512) -> Non
                 hu[outer < height] = KIDNEY
                 if height > 0.5:  # renal sinus
                     hu[((y - 45) / 9) ** 2 + ((x - 60 * side) / 13) ** 2 < height - 0.5] = FAT
-        stored[index] = hu + noise[index % len(noise)]
+        grain = noise[index % len(noise)]
+        stored[index] = hu + grain * np.where(hu == MARROW, 4, 1)
     image = sitk.GetImageFromArray(stored)
     image.SetSpacing((IN_PLANE_MM, IN_PLANE_MM, slice_mm))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from pathlib import Path
@@ -61,13 +61,14 @@ class Member:
 
 
 def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
-    """Write a weight file: convolution kernels in half precision, vectors (biases, batch norm) in single.
+    """Write a weight file: convolutions in half precision, batch norm in single.
 
     Written aside and renamed, so that a weight file is whole or absent.
     """
+    state = network.state_dict()
     tensors = {
-        name: tensor.detach().cpu().to(torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
-        for name, tensor in network.state_dict().items()
+        name: tensor.detach().cpu().to(torch.float32 if is_norm(name, state) else torch.float16).contiguous()
+        for name, tensor in state.items()
         if tensor.is_floating_point()
     }
     metadata = {key: str(value) for key, value in asdict(info).items() if key not in ("norm", "modes")}
@@ -82,6 +83,11 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
     aside = path.with_name(f".{path.name}.partial")
     save_file(tensors, aside, metadata)
     aside.replace(path)
+
+
+def is_norm(name: str, names: Container[str]) -> bool:
+    """Whether a tensor belongs to a batch norm, by the statistics that lie beside it."""
+    return f"{name.rpartition('.')[0]}.running_mean" in names
 
 
 def load_member(path: Path) -> Member:
