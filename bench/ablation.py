@@ -45,6 +45,7 @@ def switches(network: str) -> dict[str, dict[str, Any]]:
         "more geometry": {"augmentation": {name: augmentation[name] for name in geometry}, "loss": {"l2": 0.0}},
         "intensities varied": {"augmentation": {"intensity": True}, "loss": {"l2": 0.0}},
         "lesions grown": {"augmentation": {"lesions": augmentation["lesions"], "groups": GROUPS}, "loss": {"l2": 0.0}},
+        "tumours pasted": {"augmentation": {"pasted": augmentation["pasted"], "groups": GROUPS}, "loss": {"l2": 0.0}},
         "regions without kidney": {"shares": best["shares"], "loss": {"l2": 0.0}},
         "PyTorch's initial weights": {"initial": "default", "loss": {"l2": 0.0}},
         "without dropout": {"dropout": False, "loss": {"l2": 0.0}},

@@ -21,6 +21,7 @@ from train.synthetic.lesions import grow_lesion
 from train.synthetic.noise import noise_like
 from train.synthetic.organs import draw_looks, tissues_of
 from train.synthetic.painted import paint_scan
+from train.synthetic.paste import paste_tumour
 from train.synthetic.phases import draw_phase, phase_of
 from train.synthetic.scanner import add_noise, add_streaks, add_table, draw_slice_mm, thicken
 from train.synthetic.sources import Body, find_sources, read_background, read_kidneys
@@ -218,6 +219,65 @@ class TestGrowLesion:
         changed = np.abs(grown.astype(int) - hu) > 5
         assert changed.sum() > (np.abs(grown.astype(int) - hu) > 60).sum() > 0
         assert np.array_equal(np.unique(marked), [0, 1])
+
+
+class TestPaste:
+    DONOR_KIDNEY, DONOR_TUMOUR = 240, 90
+
+    def donor(self, tumour_px=12, noise_hu=40.0):
+        """A slice of another size with a kidney and a round tumour in it."""
+        rng = np.random.default_rng(5)
+        y, x = np.mgrid[:120, :100]
+        labels = np.zeros((1, 120, 100), np.uint8)
+        labels[0, (y - 60) ** 2 + (x - 50) ** 2 < 25**2] = 1
+        labels[0, (y - 60) ** 2 + (x - 40) ** 2 < tumour_px**2] = 2
+        hu = np.choose(labels, [FAT, self.DONOR_KIDNEY, self.DONOR_TUMOUR]) + rng.normal(0, noise_hu, labels.shape)
+        return np.rint(hu).astype(np.int16), labels
+
+    def pasted(self, host, donor, seeds=30):
+        """The slice before, and those after which a tumour was pasted."""
+        hu, labels = host[0][24:25], host[1][24:25]
+        for seed in range(seeds):
+            new_hu, new_labels = paste_tumour(hu, labels, SPACING, *donor, np.random.default_rng(seed))
+            if (new_labels == 2).any():
+                yield hu, labels, new_hu, new_labels
+
+    def test_a_tumour_lies_at_a_kidney_and_changes_nothing_else(self, host):
+        found = list(self.pasted(host, self.donor()))
+        assert len(found) > 20
+        for hu, labels, new_hu, new_labels in found:
+            assert new_hu.dtype == hu.dtype
+            tumour = new_labels == 2
+            assert ndimage.label(tumour)[1] == 1
+            assert (ndimage.binary_dilation(tumour) & (labels == 1)).any()
+            assert np.array_equal(new_labels[~tumour], labels[~tumour])
+            reach = ndimage.binary_dilation(tumour, np.ones((1, 3, 3)), iterations=5)
+            assert np.array_equal(new_hu[~reach], hu[~reach])
+
+    def test_it_follows_the_contrast_and_the_noise_of_its_new_kidney(self, host):
+        cores = [
+            (new_hu, ndimage.binary_erosion(new_labels == 2, np.ones((1, 3, 3)), iterations=3))
+            for _, _, new_hu, new_labels in self.pasted(host, self.donor())
+        ]
+        means = [new_hu[core].mean() for new_hu, core in cores]
+        low = self.DONOR_TUMOUR * KIDNEY / self.DONOR_KIDNEY
+        assert low - 13 < min(means) < max(means) < self.DONOR_TUMOUR + 13
+        ends = min(means), max(means)
+        assert ends[0] < low + 8 < self.DONOR_TUMOUR - 8 < ends[1]
+        calm = grain(host[0][24:25], ndimage.binary_erosion(host[1][24:25] == 1, np.ones((1, 3, 3)), iterations=3))
+        assert np.median([grain(new_hu, core) for new_hu, core in cores]) == pytest.approx(calm, rel=0.35)
+
+    @pytest.mark.parametrize("case", ["no kidney", "no tumour", "speck", "too large"])
+    def test_where_none_can_be_nothing_changes(self, host, case):
+        hu, labels = host[0][24:25], host[1][24:25]
+        if case == "no kidney":
+            labels = labels * 0
+        donor = self.donor({"no tumour": 0, "speck": 2, "too large": 24}.get(case, 12))
+        if case == "too large":
+            donor = tuple(np.kron(array, np.ones((1, 4, 4), array.dtype)) for array in donor)
+        new_hu, new_labels = paste_tumour(hu, labels, SPACING, *donor, np.random.default_rng(0))
+        assert np.array_equal(new_hu, hu)
+        assert np.array_equal(new_labels, labels)
 
 
 class TestScanner:

@@ -42,7 +42,7 @@ BEST = PRESETS["best"]["res-unet2"]
 SMALL = replace(
     BEST,
     patch=64,
-    augmentation=replace(BEST.augmentation, lesions=0.0),
+    augmentation=replace(BEST.augmentation, lesions=0.0, pasted=0.0),
     schedule=replace(BEST.schedule, batch=2, epochs=3, epoch_steps=2),
 )
 DATA = Data((Source("kits", Path("made-up")),), trained_on="made-up ellipsoids", licence="Apache-2.0")
@@ -368,6 +368,20 @@ def test_lesions_are_grown_in_lone_slices_without_tumour() -> None:
     assert not (labels_drawn == 2).any()
 
 
+def test_tumours_are_pasted_from_other_lone_slices() -> None:
+    hu, labels = phantom(shape=(8, 96, 128), radius_mm=(9.0, 20.0, 20.0))
+    healthy = np.minimum(labels[4:5], 1)
+    host = scan_of("slice", "x", np.where(labels[4:5] == 2, 140, hu[4:5]).astype(np.int16), healthy, SPACING)
+    donor = scan_of("other", "y", hu[4:5], labels[4:5], SPACING)
+    how = replace(SMALL.augmentation, pasted=1.0, shift_px=0.0)
+    site = Site(0, 0, find_sites([host], "segment")["K", 0][0].centre)
+    augment = Augmenter(replace(SMALL, augmentation=how), NORM, 16, CPU)
+    generators = [np.random.default_rng(n) for n in range(16)]
+    for scans, pasted in (([host, donor], True), ([host], False)):
+        _, drawn = augment(scans, [site] * 16, generators)
+        assert ((drawn == 2).any(dim=(1, 2)).float().mean() > 0.3) == pasted
+
+
 # Loss and loop
 
 
@@ -476,22 +490,38 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 def test_a_run_without_progress_ends_early_and_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.6, 0.55, 0.9])
     monkeypatch.setattr(loop, "judge", lambda *a: {"score": next(scores)})
-    patient = replace(SMALL.schedule, epochs=5, epoch_steps=1, patience=2)
+    patient = replace(SMALL.schedule, epochs=5, epoch_steps=1, keep="best", patience=2)
     for _ in range(2):
         trainer(replace(SMALL, schedule=patient), tmp_path).fit()
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [float(row["score"]) for row in rows] == [0.5, 0.6, 0.6, 0.55]
-    assert json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))["step"] == 2
+    assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["step"] == 2
+
+
+@pytest.mark.parametrize(("keep", "step"), [("best", 2), ("last", 3)])
+def test_a_run_keeps_its_best_or_its_last_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, step: int
+) -> None:
+    scores = iter([0.5, 0.6, 0.4])
+    monkeypatch.setattr(loop, "judge", lambda *a: {"score": next(scores)})
+    schedule = replace(SMALL.schedule, epochs=3, epoch_steps=1, keep=keep, average=0.0)
+    run = trainer(replace(SMALL, schedule=schedule), tmp_path)
+    kept = load_member(run.fit()).network.state_dict()
+    assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["step"] == step
+    end = run.network.state_dict()
+    same = all(torch.allclose(kept[name], end[name], atol=1e-5, rtol=1e-3) for name in kept if "running" in name)
+    assert same == (keep == "last")
+    assert run.progress.best == 0.6
 
 
 def test_a_tiny_run_overfits_one_case_and_tells_so(tmp_path: Path) -> None:
     scan = made_scans(2)[0]
-    schedule = replace(SMALL.schedule, batch=4, epochs=4, epoch_steps=40, learning_rate=4e-3, average=0.8)
+    schedule = replace(SMALL.schedule, batch=4, epochs=4, epoch_steps=40, keep="best", learning_rate=4e-3, average=0.8)
     config = replace(SMALL, schedule=schedule, shares=(0.2, 0.3, 0.5), augmentation=Augmentation(()))
     run = trainer(config, tmp_path, train=[scan], valid=[scan])
     member = load_member(run.fit())
     rows = [row for row in csv.DictReader((tmp_path / "log.csv").open()) if row["score"]]
-    best = json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))
+    best = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
     assert best["kidney"] > 0.95
     assert best["score"] == max(float(row["score"]) for row in rows)
     assert member.info.trained_on == DATA.trained_on

@@ -21,6 +21,7 @@ from train.cache import Scan
 from train.config import Augmentation, Config
 from train.sampling import Site
 from train.synthetic.lesions import grow_lesion
+from train.synthetic.paste import paste_tumour
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
@@ -85,10 +86,11 @@ class Augmenter:
         """
         how = self.config.augmentation
         inputs: dict[str, list[np.ndarray]] = {}
+        donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if how.pasted else []
         for site, rng in zip(picked, generators, strict=True):
             scan = scans[site.scan]
             varied = scan.groups[site.slice] in how.groups
-            slices, labels = take(scan, site, how if varied else None, rng)
+            slices, labels = take(scan, site, donors, how if varied else None, rng)
             matrices = placements(site, scan.lone, self.config.patch, how if varied else None, rng)
             for name, image, matrix in zip(
                 [*(f"slice{c}" for c in range(CHANNELS)), "labels"],
@@ -111,14 +113,21 @@ class Augmenter:
 
 
 def take(
-    scan: Scan, site: Site, how: Augmentation | None, rng: np.random.Generator
+    scan: Scan, site: Site, donors: Sequence[Scan], how: Augmentation | None, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """A slice's five neighbours and its labels; volumes are turned upside down at times, lesions grown at times."""
+    """A slice's five neighbours and its labels.
+
+    At times volumes are turned upside down, and a lone slice's kidney gets a donor's tumour, or one that is grown.
+    """
     last = len(scan.hu) - 1
     order = [min(max(site.slice + offset, 0), last) for offset in OFFSETS]
     labels = np.asarray(scan.labels[site.slice])
     if how and rng.random() < how.reverse:
         order.reverse()
+    if how and scan.lone and donors and rng.random() < how.pasted and scan.groups[0] != "B":
+        donor = donors[int(rng.integers(len(donors)))]
+        hu, pasted = paste_tumour(np.asarray(scan.hu), labels[None], scan.spacing, donor.hu, donor.labels, rng)
+        return [bounded(hu[0])] * CHANNELS, pasted[0]
     if how and scan.lone and rng.random() < how.lesions and scan.groups[0] == "K":
         hu, grown, _ = grow_lesion(np.asarray(scan.hu), labels[None], scan.spacing, rng)
         return [bounded(hu[0])] * CHANNELS, grown[0]

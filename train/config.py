@@ -88,7 +88,8 @@ class Augmentation:
         shift_px: greatest shift of a patch's centre, rows and columns.
         intensity: vary gain, offset, sharpness and noise, as other scanners and contrast phases would.
         drift: move the five channels of a lone slice a little against each other, as real neighbours differ.
-        lesions: how often a tumour or cyst is grown into a kidney of a slice that has no tumour.
+        lesions: how often a tumour or cyst is grown into a kidney of a lone slice that has no tumour.
+        pasted: how often a real tumour of another lone slice is pasted into a kidney of one.
     """
 
     groups: tuple[Group, ...] = ("KT",)
@@ -102,6 +103,7 @@ class Augmentation:
     intensity: bool = False
     drift: bool = False
     lesions: float = 0.0
+    pasted: float = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -133,6 +135,7 @@ class Schedule:
         batch: slices a step, over all processes (section 3.1: 32).
         epochs: at most (section 3.1: 250).
         epoch_steps: steps between two judgements; 0 is all training slices once.
+        keep: the weights of the ``best`` validation score or of the ``last`` one: a cycle is only good at its end.
         patience: epochs without a better validation score after which the run ends; 0 never ends it early.
     """
 
@@ -145,6 +148,7 @@ class Schedule:
     batch: int = 32
     epochs: int = 250
     epoch_steps: int = 0
+    keep: Literal["best", "last"] = "best"
     patience: int = 60
 
 
@@ -208,7 +212,8 @@ BEST_SCHEDULE = Schedule(
     batch=8,
     epochs=20,
     epoch_steps=100,
-    patience=0,  # a cycle is only good at its end
+    keep="last",
+    patience=0,
 )
 BEST_AUGMENTATION = Augmentation(
     groups=GROUPS,
@@ -219,7 +224,8 @@ BEST_AUGMENTATION = Augmentation(
     shift_px=32.0,
     intensity=True,
     drift=True,
-    lesions=0.3,
+    lesions=0.2,
+    pasted=0.4,
 )
 BEST = {
     "res-unet1": Config(
@@ -234,9 +240,9 @@ BEST = {
         BEST_AUGMENTATION, "default", dropout=False,
     ),
 }  # fmt: skip
-BEST |= {
-    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet", modes=("native", "fast")),
-    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet", modes=("native", "fast")),
+BEST = {name: replace(config, modes=("paper",)) for name, config in BEST.items()} | {
+    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet", modes=("native",)),
+    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet", modes=("native",)),
 }
 PRESETS = {"paper": PAPER, "best": BEST}
 NETWORKS = tuple(BEST)

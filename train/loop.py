@@ -1,4 +1,4 @@
-"""The training loop: draw, augment, step, average; judge, keep the best, checkpoint.
+"""The training loop: draw, augment, step, average; judge, keep, checkpoint.
 
 A run resumes from its last checkpoint and goes on to the bit: what a step draws depends on the seed and the step
 alone, and the checkpoint holds everything else. Several processes (``torchrun``) share each batch.
@@ -37,7 +37,7 @@ from train.regions import judge
 from train.sampling import Box, draw_batch, find_sites
 
 CHECKPOINT_STEPS = 50
-WEIGHTS, CHECKPOINT, BEST = "weights.safetensors", "checkpoint.pt", "best.json"
+WEIGHTS, CHECKPOINT, KEPT = "weights.safetensors", "checkpoint.pt", "kept.json"
 
 
 class DivergedError(KitsError):
@@ -64,8 +64,8 @@ class Trainer:
         data: the sources' shares, and what the weight file says of its data and licence.
         train, valid: scans of different patients, as the network's stage sees them.
         norm: mean and standard deviation of the training voxels.
-        folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the best so far in
-            ``weights.safetensors`` with its scores in ``best.json``.
+        folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the weights that
+            are kept in ``weights.safetensors`` with their scores in ``kept.json``.
         device: ``auto``, ``cuda`` or ``cpu``.
         start: a weight file to go on from instead of from random weights; its normalisation is kept.
         located: kidney boxes from stage 1, for ``config.regions == "located"``.
@@ -113,7 +113,7 @@ class Trainer:
         self.resume()
 
     def fit(self) -> Path:
-        """Train to the end, or until nothing has improved for long; returns the file of the best weights.
+        """Train to the end, or until nothing has improved for long; returns the file of the weights that are kept.
 
         Raises:
             DivergedError: the loss is no finite number.
@@ -144,7 +144,7 @@ class Trainer:
                 epoch, rest = divmod(step + 1, self.epoch_steps)
                 if rest and (step + 1) % CHECKPOINT_STEPS:
                     continue
-                scores = self.keep_if_better(epoch) if rest == 0 else {}
+                scores = self.judge_and_keep(epoch) if rest == 0 else {}
                 if journal:
                     self.save_checkpoint()
                     rate = float(self.optimiser.param_groups[0]["lr"])
@@ -194,18 +194,19 @@ class Trainer:
             self.average.update_parameters(self.network)
         return value.detach()
 
-    def keep_if_better(self, epoch: int) -> dict[str, float]:
-        """Judge whole validation cases; write the weights if they are the best so far. The first process does it."""
+    def judge_and_keep(self, epoch: int) -> dict[str, float]:
+        """Judge whole validation cases; write the weights if they are to be kept. The first process does it."""
         scores: dict[str, float] = {"score": 0.0}
         if workers.rank() == 0:
             scores = judge(self.judged.eval(), self.valid, self.config.role, self.info.norm, self.engine)
         score = workers.from_first(scores["score"], self.engine.device)
-        if score > self.progress.best:
+        better = score > self.progress.best
+        if better:
             self.progress.best, self.progress.best_epoch = score, epoch
-            if workers.rank() == 0:
-                save_weights(self.folder / WEIGHTS, self.judged, self.info)
-                about = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)} | scores
-                write_text(json.dumps(about) + "\n", self.folder / BEST)
+        if workers.rank() == 0 and (better or self.config.schedule.keep == "last"):
+            save_weights(self.folder / WEIGHTS, self.judged, self.info)
+            about = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)} | scores
+            write_text(json.dumps(about) + "\n", self.folder / KEPT)
         return scores
 
     def parts(self) -> dict[str, Any]:

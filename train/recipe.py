@@ -27,7 +27,7 @@ from train.cache import load, may_train, prepare, read_index, split
 from train.card import Training, write_card
 from train.config import Config, Data, to_toml
 from train.evaluate import evaluate
-from train.loop import BEST, Trainer
+from train.loop import KEPT, Trainer
 from train.regions import locate_kidneys
 from train.table import Fold
 
@@ -106,7 +106,7 @@ def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, de
             for folder in {own, weights}:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, folder / f"{network}{suffix}.safetensors")
-            best = json.loads((run_folder / BEST).read_text(encoding="utf-8"))
+            best = json.loads((run_folder / KEPT).read_text(encoding="utf-8"))
             trainings[f"{network}{suffix}"] = Training(
                 (run_folder / "config.toml").read_text(encoding="utf-8"), best.pop("step"), best.pop("minutes"), best
             )

@@ -70,7 +70,7 @@ def grow_lesion(
     low, high = CYST_MM if kind in CYSTS else TUMOUR_MM
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     for _ in range(5):
-        centre = _choose_centre(hu, labels, kidney, spacing, diameter / 2, rng)
+        centre = choose_centre(hu, labels, kidney, spacing, diameter / 2, rng)
         grown = _grow(hu, labels, spacing, centre, diameter, kind, rng)
         if grown is not None:
             return grown
@@ -78,7 +78,17 @@ def grow_lesion(
     return hu.copy(), labels.copy(), None
 
 
-def _choose_centre(
+def is_hard(hu: np.ndarray) -> np.ndarray:
+    """Where there is bone, bowel gas or air."""
+    return (hu > BONE_HU) | (hu < AIR_HU)
+
+
+def is_organ(hu: np.ndarray) -> np.ndarray:
+    """Where there is anything denser than fat."""
+    return hu > FAT_HU
+
+
+def choose_centre(
     hu: np.ndarray,
     labels: np.ndarray,
     kidney: np.ndarray,
@@ -106,8 +116,8 @@ def _choose_centre(
         if not len(at):
             continue
         there, what = hu[tuple(at.T)], labels[tuple(at.T)]
-        hard = ((there > BONE_HU) | (there < AIR_HU)) & (what == 0)
-        organ = (there > FAT_HU) & (what == 0)
+        hard = is_hard(there) & (what == 0)
+        organ = is_organ(there) & (what == 0)
         cost = 3 * hard.mean() + organ.mean() + 3 * (what == 2).mean() - 0.3 * (what == 1).mean()
         centres.append(centre)
         odds.append(np.exp(-5 * cost))
@@ -155,19 +165,19 @@ def _grow(
     kidney_hu = _kidney_level(host, before, spacing, middle, radius)
 
     calm = ndimage.gaussian_filter(host, (0, 1, 1))
-    hard = ((calm > BONE_HU) | (calm < AIR_HU)) & (before == 0)
+    hard = is_hard(calm) & (before == 0)
     pressed = rng.uniform(0.2, 0.95) if rng.random() < 0.7 else 0.0
     after = before
     if pressed and radius > 4:
         stiff = np.clip(3 * ndimage.gaussian_filter(hard.astype(np.float32), _sigma(3, spacing, host)), 0, 1)
         host, after = push((host, before), (3, 0), spacing, middle, pressed * radius, stiff)
         calm = ndimage.gaussian_filter(host, (0, 1, 1))
-        hard = ((calm > BONE_HU) | (calm < AIR_HU)) & (after == 0)
+        hard = is_hard(calm) & (after == 0)
 
     depth = _depth(host.shape, spacing, middle, radius, kind, rng)
     if not (depth > 0).any():
         return None
-    organ = ((calm > FAT_HU) & (after == 0)).astype(np.float32)
+    organ = (is_organ(calm) & (after == 0)).astype(np.float32)
     resistance = rng.uniform(0.1, 0.7) * radius
     depth -= resistance * ndimage.gaussian_filter(organ, _sigma(2, spacing, host))
     if hard.any():
