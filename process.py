@@ -109,12 +109,7 @@ def parser() -> argparse.ArgumentParser:
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch", ENGINES)
     choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, bf16 on a CPU that is faster in it, else fp32",
            ("auto", *PRECISIONS))  # fmt: skip
-    choice(
-        "--mode",
-        "native",
-        "native: every slice, all networks; fast: every slice, the quickest; paper: as published",
-        MODES,
-    )
+    choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published", MODES)
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
     option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")

@@ -28,7 +28,7 @@ from typing import Any
 from bench.common import IN_PLANE_MM, ROOT, Usage, machine, measured, save, table, write_scan
 
 PATCH = [128, 128, 128]
-OURS = {"KiTS Cascade": "native", "KiTS Cascade, fast": "fast"}
+OURS = {"KiTS Cascade": "native", "KiTS Cascade, as published": "paper"}
 """This project's modes that are measured; the others' times are told as multiples of each."""
 PEERS = {
     "nnU-Net 3d_fullres": ("nnunet", IN_PLANE_MM, False),

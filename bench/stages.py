@@ -1,6 +1,6 @@
 """Where a case's time goes, against what the machine could do at most.
 
-    python -m bench.stages [--slices 108] [--slice-mm 3] [--device cpu|cuda] [--engine auto] [--mode fast]
+    python -m bench.stages [--slices 108] [--slice-mm 3] [--device cpu|cuda] [--engine auto] [--mode paper]
 
 The bound of a network is its multiplications and additions over the fastest matrix product measured in the same process
 and number format; that of all else is the bytes that it has to read and write over the speed of a large copy.

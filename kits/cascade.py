@@ -1,9 +1,9 @@
 """The whole cascade on one page (paper section 2.3, figure 1).
 
-CT -> 3 mm, halved -> Res-UNet1 -> kidneys' regions                           stage 1, locate
-   regions at native resolution -> Res-UNet2 and Res-Net -> probabilities     stage 2, segment
-   mean of the probabilities -> label map                                     stage 3, ensemble
-   -> too small components, tumour outside any kidney, third kidneys go       post-processing
+CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions                       stage 1, locate
+   regions at native resolution -> Wide-UNet2 (Res-UNet2 and Res-Net) -> probabilities        stage 2, segment
+   mean of the networks' probabilities -> label map                                           stage 3, ensemble
+   -> too small components, tumour outside any kidney, third kidneys go                       post-processing
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Cascade:
         segmenters: the ensemble's members.
         device: ``auto``, ``cuda`` or ``cpu``.
         engine: ``auto``, ``openvino`` or ``torch``.
-        mode: ``native`` predicts every slice of the scan; ``fast`` does so by fewer networks; ``paper`` follows the
-            paper to the letter. Each weight file says which modes run it.
+        mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter. Each weight file
+            says which modes run it.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
 
     Example:

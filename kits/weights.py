@@ -25,7 +25,7 @@ from kits.preprocess import Normalisation
 
 FORMAT = "kits-cascade 1"
 ROLES = ("locate", "segment")
-MODES = ("native", "paper", "fast")
+MODES = ("native", "paper")
 """Ways to run the cascade; ``kits.cascade.Cascade`` says what each is."""
 CHECKSUMS = "SHA256SUMS"
 

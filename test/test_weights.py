@@ -247,8 +247,8 @@ def test_members_of_one_stage_must_want_the_same_input(unlisted):
 
 
 def test_a_weight_file_says_which_modes_run_it_and_is_for_all_if_it_does_not(tmp_path, unlisted):
-    save_weights(tmp_path / "one.safetensors", ResNet(), replace(INFO, modes=("native", "fast")))
-    assert load_member(tmp_path / "one.safetensors").info.modes == ("native", "fast")
+    save_weights(tmp_path / "one.safetensors", ResNet(), replace(INFO, modes=("paper",)))
+    assert load_member(tmp_path / "one.safetensors").info.modes == ("paper",)
     path = unlisted / "res-net.safetensors"
     rewrite(path, modes=None)
     assert load_member(path).info.modes == MODES
