@@ -80,7 +80,7 @@ def shape_of(labels: np.ndarray, spacing: Spacing, rng: np.random.Generator) -> 
     Args:
         labels: uint8 (z, y, x), 1 kidney, 2 tumour, 3 cyst, only this kidney's.
     """
-    box = ndimage.find_objects(labels > 0)[0]
+    box = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
     steps = (max(STEP_MM, spacing[0]), STEP_MM, STEP_MM)
     cut = labels[box]
     for axis, (mm, step) in enumerate(zip(spacing, steps, strict=True)):

@@ -196,7 +196,7 @@ def _grow(
 
     z, y, x = (round(float(c), 1) for c in centre)
     lesion = Lesion(kind, round(diameter, 1), (z, y, x), round(kidney_hu, 1))
-    core = ndimage.find_objects(weight > 0)[0]  # only here does anything else change
+    core = ndimage.find_objects((weight > 0).astype(np.uint8))[0]  # only here does anything else change
     depth, weight, grown = depth[core], weight[core], grown[core]
     inside = lesion_hu(kind, depth, spacing, radius, kidney_hu, rng)
     inside = ndimage.gaussian_filter(inside, (0, *[rng.uniform(0.5, 1.0)] * 2))  # the scanner's blur
