@@ -83,8 +83,8 @@ def locate(
     found_ZYX = seen_ZYX[np.minimum(np.arange(halved[0]) // every, len(seen_ZYX) - 1)]
     labels_ZYX, boxes = components(found_ZYX, smallest)
     doubtful: set[int] = set()
-    for rank, (z, _, _) in enumerate(boxes[:KIDNEYS], start=1):
-        area = (labels_ZYX == rank).sum((1, 2))
+    for rank, (z, rows, columns) in enumerate(boxes[:KIDNEYS], start=1):
+        area = (labels_ZYX[:, rows, columns] == rank).sum((1, 2))
         reach = range(max(0, z.start - every + middle + 1), min(z.stop + middle, halved[0]))
         doubtful |= {index for index in reach if area[index] < THIN * area.max() or not z.start < index < z.stop - 1}
     if unseen := sorted(doubtful - set(range(middle, halved[0], every))):

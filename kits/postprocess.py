@@ -38,14 +38,19 @@ def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tupl
     Returns:
         The components' labels (z, y, x), 1 the largest, and their bounding boxes in that order.
     """
-    labels = cc3d.connected_components(mask)
+    ranked = np.zeros(mask.shape, np.uint32)
+    inside = bounding_box(mask)
+    if inside is None:
+        return ranked, []
+    labels = cc3d.connected_components(mask[inside])
     statistics = cc3d.statistics(labels)
     counts = statistics["voxel_counts"].astype(np.int64)
     counts[0] = 0
     order = [index for index in np.argsort(-counts, kind="stable") if counts[index] >= max(smallest, 1)]
     ranks = np.zeros(len(counts), np.uint32)
     ranks[order] = np.arange(1, len(order) + 1)
-    return ranks[labels], [statistics["bounding_boxes"][index] for index in order]
+    ranked[inside] = ranks[labels]
+    return ranked, [moved(statistics["bounding_boxes"][index], inside) for index in order]
 
 
 def postprocess(labels: np.ndarray, smallest: float, to_the_letter: bool = False) -> np.ndarray:
@@ -76,6 +81,12 @@ def postprocess(labels: np.ndarray, smallest: float, to_the_letter: bool = False
     ]
     crop[~np.isin(merged, kept if to_the_letter else kept[:KIDNEYS])] = 0
     return labels
+
+
+def moved(box: tuple[slice, slice, slice], outer: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+    """A box that was counted from another one's corner, on the whole grid."""
+    z, y, x = (slice(s.start + at.start, s.stop + at.start) for s, at in zip(box, outer, strict=True))
+    return z, y, x
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
