@@ -22,7 +22,7 @@ from kits.engine import ENGINES, PRECISIONS
 from kits.errors import KitsError, OutputError
 from kits.files import Case
 from kits.forms import SOCKET, recognise
-from kits.limits import Watch
+from kits.limits import Watch, share_memory
 from kits.run import CaseReport, Outputs, run
 from kits.submission import check_names, write_zip
 from kits.weights import MODES
@@ -35,6 +35,7 @@ log = logging.getLogger("kits")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    share_memory()
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     watch = Watch(options.time_limit)

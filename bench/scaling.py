@@ -45,7 +45,7 @@ def over_slices(counts: list[int], rows: int, device: str, folder: Path) -> list
 
 
 def over_cases(count: int, rows: int, device: str, folder: Path) -> list[dict[str, Any]]:
-    """Seconds since the start and peak bytes so far, as the label maps of one run appear."""
+    """Seconds since the start, peak bytes so far and the least held since the last case, as label maps appear."""
     source, out = folder / "many", folder / "many_out"
     first = source / "scan_000.nii.gz"
     write_scan(first, 29, 5.0, rows)
@@ -54,15 +54,21 @@ def over_cases(count: int, rows: int, device: str, folder: Path) -> list[dict[st
     found: list[dict[str, Any]] = []
     started = time.perf_counter()
     command = [sys.executable, "process.py", "--input", str(source), "--output", str(out), "--device", device]
+    least = 2**60
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
             done = len(list(out.glob("scan_*.nii.gz")))
             lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-            peak = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+            held, peak = (
+                next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+                for name in ("VmRSS", "VmHWM")
+            )
+            least = min(least, held or least)
             if peak and done > len(found):
-                found += [{"cases": n + 1, "seconds": time.perf_counter() - started, "peak": peak} for n in
-                          range(len(found), done)]  # fmt: skip
+                now = {"seconds": time.perf_counter() - started, "peak": peak, "held": least}
+                found += [{"cases": n + 1} | now for n in range(len(found), done)]
+                least = 2**60
             time.sleep(0.02)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
@@ -119,11 +125,15 @@ def main() -> None:
         )
     shown = [row for row in cases if row["cases"] in (1, 2, 5, 10, 20, 30, 40, 50) or row is cases[-1]]
     text += "\n" + table(
-        ["cases of 29 slices done", "seconds since the start", "peak GB"],
-        [[row["cases"], f"{row['seconds']:.1f}", f"{row['peak'] / 1e9:.3f}"] for row in shown],
+        ["cases of 29 slices done", "seconds since the start", "peak GB so far", "least held in this case, GB"],
+        [
+            [row["cases"], f"{row['seconds']:.1f}", f"{row['peak'] / 1e9:.3f}", f"{row['held'] / 1e9:.3f}"]
+            for row in shown
+        ],
     )
     if len(cases) > 2:
-        text += f"\nMemory after {len(cases)} cases / after 2: {cases[-1]['peak'] / cases[1]['peak']:.3f}.\n"
+        held, peak = (cases[-1][what] / cases[1][what] for what in ("held", "peak"))
+        text += f"\nMemory after {len(cases)} cases / after 2: {held:.3f} held, {peak:.3f} at the peak.\n"
     save("scaling", arguments.out, text, {"machine": where, "slices": slices, "cases": cases})
     draw(slices, cases, arguments.out / "scaling.png", where)
 

@@ -20,7 +20,7 @@ from kits.files import Case, count_voxels
 BASE_BYTES = 1_600_000_000
 BYTES_A_VOXEL = 12
 """Measured peaks lie below ``BASE_BYTES`` + ``BYTES_A_VOXEL`` times the scan's voxels (docs/decisions.md)."""
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 """Numbers of glibc's settings, from its malloc.h."""
 KEPT_AHEAD_BYTES = 2**28
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -74,11 +74,20 @@ def keep_memory() -> None:
 
     By itself glibc maps each large array anew, and the system clears it page by page: half of a training step's time.
     """
+    tell_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: KEPT_AHEAD_BYTES})
+
+
+def share_memory() -> None:
+    """One heap for all threads that start from now on; by itself glibc gives each its own, and none uses another's."""
+    tell_malloc({M_ARENA_MAX: 1})
+
+
+def tell_malloc(settings: dict[int, int]) -> None:
+    """Set numbers of glibc's allocator; other C libraries are left alone."""
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell:
-        tell(M_MMAP_MAX, 0)
-        tell(M_TRIM_THRESHOLD, -1)
-        tell(M_TOP_PAD, KEPT_AHEAD_BYTES)
+        for number, value in settings.items():
+            tell(number, value)
 
 
 def return_memory() -> None:

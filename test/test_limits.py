@@ -164,3 +164,34 @@ print(mapped / max(pages(), 1))
     if "no glibc" in done.stderr:
         pytest.skip("another C library than glibc")
     assert float(done.stdout) > 5, done.stderr
+
+
+def test_threads_share_one_heap():
+    """In a process of its own, which tells its heaps before and after two threads ask for memory."""
+    code = """
+import ctypes, sys, threading
+from kits.limits import share_memory
+c = ctypes.CDLL(None)
+if not hasattr(c, "malloc_stats"):
+    sys.exit("no glibc")
+if "share" in sys.argv:
+    share_memory()
+for _ in range(2):
+    c.malloc_stats()
+    sys.stderr.write("then ")
+    sys.stderr.flush()
+    threads = [threading.Thread(target=c.malloc, args=(1000,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+    new = {}
+    for how in ("share", "apart"):
+        said = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True).stderr
+        if "no glibc" in said:
+            pytest.skip("another C library than glibc")
+        before, after, _ = (part.count("Arena ") for part in said.split("then "))
+        new[how] = after - before
+    assert new["share"] == 0
+    assert new["apart"] > 0
