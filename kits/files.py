@@ -26,7 +26,13 @@ from kits.volume import Volume, single_frame
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 LOOKED_FOR = "*.nii, *.nii.gz, *.mha, *.nrrd, case_*/imaging.nii.gz or folders of DICOM slices"
 # Its stubs call IsalError a value; it is a class.
-UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, igzip.BadGzipFile, IsalError)  # type: ignore[assignment]
+UNREADABLE: tuple[type[Exception], ...] = (  # type: ignore[assignment]
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    igzip.BadGzipFile,
+    IsalError,
+)
 UNWRITABLE: tuple[type[Exception], ...] = (OSError, *UNREADABLE)
 DAMAGED = "it is damaged, cut short or of another kind than its name says; copy or export it again"
 
@@ -181,20 +187,39 @@ def read_image(path: Path) -> sitk.Image:
     if not ending:
         raise InputError(f"{path}: unknown kind of file; give {', '.join(READERS)}.")
     try:
-        if ending.startswith(".nii"):
-            _check_nifti(path)
+        voxels = _check_nifti(path) if ending.startswith(".nii") else None
         with path.open("rb"):  # the system's own reason, where ITK would only say that it failed
-            return sitk.ReadImage(str(path), imageIO=READERS[ending])
+            return _with_header(path, voxels) or sitk.ReadImage(str(path), imageIO=READERS[ending])
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as {ending}: {DAMAGED}.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check path and permissions.") from error
 
 
-def _check_nifti(path: Path) -> None:
-    """Check a NIfTI-1 file's header, voxels, length and gzip checksum in one pass of constant memory.
+def _with_header(path: Path, voxels: np.ndarray | None) -> sitk.Image | None:
+    """Voxels that were read already, placed as ITK reads the file's header; None where ITK would change them."""
+    if voxels is None:
+        return None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    if reader.GetSize() != voxels.shape[::-1] or reader.GetPixelID() != sitk.sitkInt16:  # such as voxels to rescale
+        return None
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(reader.GetSpacing())
+    image.SetOrigin(reader.GetOrigin())
+    image.SetDirection(reader.GetDirection())
+    return image
+
+
+def _check_nifti(path: Path) -> np.ndarray | None:
+    """Check a NIfTI-1 file's header, voxels, length and gzip checksum in one pass.
 
     Fields and offsets: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
+
+    Returns:
+        The voxels as they are stored, (z, y, x), if they are int16 of three axes, as most CT is: ISA-L has them in half
+        of ITK's time. None for any other kind; its voxels are not kept.
 
     Raises:
         InputError: The header is impossible, or voxels are NaN or infinite.
@@ -219,13 +244,19 @@ def _check_nifti(path: Path) -> None:
             raise InputError(f"{path}: its spacing is {spacing} mm; correct the spacing (pixdim) in its header.")
         missing = prod(size[:axes]) * bits // 8
         floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}.get(kind)
+        plain = kind == 4 and axes == 3 and order == "<"
+        voxels = np.empty(size[2::-1], np.int16) if plain else None
+        room = np.empty(0, np.uint8) if voxels is None else voxels.reshape(-1).view(np.uint8)
         stream.read(max(int(offset) - 348, 0))
         while block := stream.read(1 << 20):
             missing -= len(block)
+            room[: len(block)] = np.frombuffer(block, np.uint8)[: len(room)]
+            room = room[len(block) :]
             if floats and not np.isfinite(np.frombuffer(block, floats, len(block) // floats.itemsize)).all():
                 raise InputError(f"{path}: has NaN or infinite voxels; export it again as integers.")
     if missing > 0:
         raise EOFError("fewer voxels than the header promises")
+    return voxels
 
 
 def _read_dicom(folder: Path) -> tuple[sitk.Image, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from kits.errors import InputError, OutputError
 from kits.files import Case, find_cases, read_image, read_labels, read_volume, write_image, write_text
 from kits.volume import Grid
+from test.threshold import oriented
 
 ENDINGS = ("nii", "nii.gz", "mha", "nrrd")
 
@@ -152,6 +153,19 @@ def patched(path, *fields):
 def test_slope_and_intercept_of_the_header_are_applied(tmp_path):
     path = patched(write_ct(tmp_path / "a.nii"), (112, "<2f", 0.5, -10.0))
     np.testing.assert_array_equal(read_volume(case_of(path)).hu, np.rint(ct() * 0.5 - 10))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint8, np.int32, np.float32])
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_nifti_is_what_itk_reads(tmp_path, ending, dtype):
+    values = np.random.default_rng(0).integers(0, 200, (4, 5, 6)).astype(dtype)
+    image = oriented(values, (3.0, 0.7, 0.8), (2, 0, 1), (-1, 1, -1))
+    write_image(image, tmp_path / f"a.{ending}")
+    ours, itks = read_image(tmp_path / f"a.{ending}"), sitk.ReadImage(str(tmp_path / f"a.{ending}"))
+    assert ours.GetPixelID() == itks.GetPixelID()
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(ours), sitk.GetArrayViewFromImage(itks))
+    for geometry in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(ours, geometry)() == getattr(itks, geometry)()
 
 
 def test_a_plain_nifti_called_gz_is_read(tmp_path):

@@ -25,7 +25,7 @@ from kits.weights import Member, load_member
 from test.threshold import Threshold, dice, oriented, phantom
 from train import cache, loop, workers
 from train.__main__ import main
-from train.augment import Augmenter, placements
+from train.augment import LOST_FAT_HU, Augmenter, placements, vary_intensity
 from train.cache import Scan, load, prepare, scan_of, split
 from train.cases import find_labelled
 from train.config import GROUPS, PRESETS, Augmentation, Data, Loss, Source, config_of, data_of, read_settings, to_toml
@@ -259,6 +259,18 @@ def test_regions_centre_on_each_kidney_or_on_what_stage_1_found() -> None:
     assert {site.slice for site in sites} == set(range(8))
 
 
+def test_thin_sections_count_more_often() -> None:
+    hu, labels = phantom(shape=(8, 96, 128), radius_mm=(9.0, 20.0, 20.0))
+    pole = np.zeros((1, 96, 128), np.uint8)
+    pole[:, 40:60, 30:60] = 1  # 384 mm2
+    scans = [scan_of("pole", "x", hu[:1], pole, SPACING), scan_of("empty", "y", hu[:1], pole * 0, SPACING),
+             scan_of("middle", "z", hu[4:5], labels[4:5], SPACING)]  # fmt: skip
+    for role, empty in (("locate", 1), ("segment", 2)):
+        sites = [site for group in find_sites(scans, role, thin=3).values() for site in group]
+        middle = len(scans[2].kidneys) if role == "segment" else 1
+        assert Counter(site.scan for site in sites) == {0: 3, 1: empty, 2: middle}
+
+
 @pytest.mark.parametrize(("preset", "expected"), [("res-unet1", (11, 11, 10)), ("res-unet2", (0, 16, 16))])
 def test_the_papers_batches_are_balanced(preset: str, expected: tuple[int, ...]) -> None:
     config = PRESETS["paper"][preset]
@@ -380,6 +392,29 @@ def test_tumours_are_pasted_from_other_lone_slices() -> None:
     for scans, pasted in (([host, donor], True), ([host], False)):
         _, drawn = augment(scans, [site] * 16, generators)
         assert ((drawn == 2).any(dim=(1, 2)).float().mean() > 0.3) == pasted
+
+
+def test_a_volumes_slice_is_taken_alone_at_times() -> None:
+    scan = made_scans(2)[0]
+    how = replace(SMALL.augmentation, intensity=False, drift=0.0)
+
+    def repeated(alone: float) -> list[bool]:
+        images, _ = augmented(scan, Site(0, 5, (52.0, 35.0)), replace(SMALL, augmentation=replace(how, alone=alone)))
+        return [bool((image == image[2]).all()) for image in images]
+
+    assert all(repeated(1.0))
+    assert not any(repeated(0.0))
+    assert {True, False} == set(repeated(0.5))
+
+
+def test_a_lone_slices_channels_share_their_noise_at_times_and_may_lose_their_fat() -> None:
+    hu = torch.full((5, 32, 32), -90.0)
+    hu[:, 8:24, 8:24] = 120.0
+    alone, among = ([vary_intensity(hu, lone, np.random.default_rng(n)) for n in range(60)] for lone in (True, False))
+    shared, own = (np.array([bool((image == image[2]).all()) for image in images]) for images in (alone, among))
+    assert 0 < (shared & ~own).sum() < (~own).sum()
+    lost = [bool((image[:, :8] == LOST_FAT_HU).all()) for image in among]
+    assert 0 < sum(lost) < 20
 
 
 # Loss and loop
