@@ -27,6 +27,9 @@ FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clippi
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
 """Standard deviations of what a lone slice's channels move and grow against each other, a slice."""
 CHANNELS = len(OFFSETS)
+MOST_NOISE_HU = 60.0
+LOST_FAT, LOST_FAT_HU = 0.1, -100.0
+"""How often all that is below 0 HU is taken for fat, as in KiTS19's pictures, and the HU that it gets."""
 
 
 def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
@@ -86,12 +89,15 @@ class Augmenter:
         """
         how = self.config.augmentation
         inputs: dict[str, list[np.ndarray]] = {}
+        lones: list[bool] = []
         donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if how.pasted else []
         for site, rng in zip(picked, generators, strict=True):
             scan = scans[site.scan]
-            varied = scan.groups[site.slice] in how.groups
-            slices, labels = take(scan, site, donors, how if varied else None, rng)
-            matrices = placements(site, scan.lone, self.config.patch, how if varied else None, rng)
+            chosen = how if scan.groups[site.slice] in how.groups else None
+            lone = scan.lone or bool(chosen and rng.random() < chosen.alone)
+            lones.append(lone)
+            slices, labels = take(scan, site, lone, donors, chosen, rng)
+            matrices = placements(site, lone, self.config.patch, chosen, rng)
             for name, image, matrix in zip(
                 [*(f"slice{c}" for c in range(CHANNELS)), "labels"],
                 [*slices, labels],
@@ -105,32 +111,37 @@ class Augmenter:
             torch.cuda.current_stream(images.device).synchronize()
         images = images.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like them
         if how.intensity:
-            for number, (site, rng) in enumerate(zip(picked, generators, strict=True)):
+            for number, (site, lone, rng) in enumerate(zip(picked, lones, generators, strict=True)):
                 if scans[site.scan].groups[site.slice] in how.groups:
-                    images[number] = vary_intensity(images[number], rng)
+                    images[number] = vary_intensity(images[number], lone, rng)
         images = (images.clamp_(*self.norm.window) - self.norm.mean) / self.norm.std
         return images, labels_YXC[..., 0].long()
 
 
 def take(
-    scan: Scan, site: Site, donors: Sequence[Scan], how: Augmentation | None, rng: np.random.Generator
+    scan: Scan, site: Site, lone: bool, donors: Sequence[Scan], how: Augmentation | None, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """A slice's five neighbours and its labels.
 
-    At times volumes are turned upside down, and a lone slice's kidney gets a donor's tumour, or one that is grown.
+    At times volumes are turned upside down. A lone slice stands for its own neighbours; its kidney may get a donor's
+    tumour, or one that is grown.
     """
     last = len(scan.hu) - 1
-    order = [min(max(site.slice + offset, 0), last) for offset in OFFSETS]
+    order = [site.slice if lone else min(max(site.slice + offset, 0), last) for offset in OFFSETS]
     labels = np.asarray(scan.labels[site.slice])
     if how and rng.random() < how.reverse:
         order.reverse()
-    if how and scan.lone and donors and rng.random() < how.pasted and scan.groups[0] != "B":
-        donor = donors[int(rng.integers(len(donors)))]
-        hu, pasted = paste_tumour(np.asarray(scan.hu), labels[None], scan.spacing, donor.hu, donor.labels, rng)
-        return [bounded(hu[0])] * CHANNELS, pasted[0]
-    if how and scan.lone and rng.random() < how.lesions and scan.groups[0] == "K":
-        hu, grown, _ = grow_lesion(np.asarray(scan.hu), labels[None], scan.spacing, rng)
-        return [bounded(hu[0])] * CHANNELS, grown[0]
+    group = scan.groups[site.slice]
+    if how and lone and group != "B":
+        alone = np.asarray(scan.hu[site.slice : site.slice + 1])
+        made: np.ndarray | None = None
+        if donors and rng.random() < how.pasted:
+            donor = donors[int(rng.integers(len(donors)))]
+            made, new = paste_tumour(alone, labels[None], scan.spacing, donor.hu, donor.labels, rng)
+        elif rng.random() < how.lesions and group == "K":
+            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng)
+        if made is not None:
+            return [bounded(made[0])] * CHANNELS, new[0]
     held = {z: bounded(scan.hu[z]) for z in set(order)}
     return [held[z] for z in order], labels
 
@@ -155,9 +166,10 @@ def placements(
             scale = np.exp(-rng.uniform(-span if how.shrink else 0.0, span) + rng.uniform(-0.05, 0.05, 2) * how.shrink)
         flip = -1.0 if rng.random() < how.flip else 1.0
         shift = rng.uniform(-how.shift_px, how.shift_px, 2)
+    drifts = bool(how and lone and rng.random() < how.drift)
     matrices = []
     for offset in OFFSETS:
-        if how and how.drift and lone:  # each neighbour a little further from the middle one, as real ones are
+        if drifts:  # each neighbour a little further from the middle one, as real ones are
             drift = rng.normal(0, DRIFT_PX, 3) * offset
         grow = scale * (1 + DRIFT_SCALE * drift[2])
         linear = np.array([[math.cos(angle) * grow[1] * flip, -math.sin(angle) * grow[1] * flip],
@@ -168,15 +180,24 @@ def placements(
     return matrices
 
 
-def vary_intensity(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Another scanner: gain, offset, softness and correlated noise, (5, rows, columns) in HU."""
+def vary_intensity(hu: torch.Tensor, lone: bool, rng: np.random.Generator) -> torch.Tensor:
+    """Another scanner: gain, offset, softness and correlated noise, (5, rows, columns) in HU.
+
+    At times a lone slice's channels share their noise, as a slice that is repeated does, and at times what is below
+    0 HU is lost, as in pictures with a narrow window.
+    """
     hu = (hu - 40) * float(np.exp(rng.uniform(-0.2, 0.2))) + 40 + float(rng.uniform(-20, 20))
     if rng.random() < 0.2:
         half = functional.interpolate(hu[None], scale_factor=float(rng.uniform(0.5, 0.9)), mode="bilinear")
         hu = functional.interpolate(half, size=hu.shape[1:], mode="bilinear")[0]
     if rng.random() < 0.4:
-        noise = torch.from_numpy(rng.standard_normal(hu.shape, dtype=np.float32)).to(hu.device)
+        shared = lone and rng.random() < 0.5
+        noise = torch.from_numpy(rng.standard_normal(hu[:1].shape if shared else hu.shape, dtype=np.float32))
+        noise = noise.to(hu.device)
         if rng.random() < 0.5:
-            noise = functional.avg_pool2d(noise[None], 3, 1, 1)[0] * 2
-        hu = hu + noise * float(rng.uniform(0, 25))
+            width = int(rng.choice([3, 5]))
+            noise = functional.avg_pool2d(noise[None], width, 1, width // 2)[0] * (width * 2 / 3)
+        hu = hu + noise * float(MOST_NOISE_HU * rng.random() ** 2)
+    if rng.random() < LOST_FAT:
+        hu = hu.masked_fill(hu < 0, LOST_FAT_HU)
     return hu

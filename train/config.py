@@ -87,8 +87,9 @@ class Augmentation:
         shrink: whether scaling goes both ways.
         shift_px: greatest shift of a patch's centre, rows and columns.
         intensity: vary gain, offset, sharpness and noise, as other scanners and contrast phases would.
-        drift: move the five channels of a lone slice a little against each other, as real neighbours differ.
-        lesions: how often a tumour or cyst is grown into a kidney of a lone slice that has no tumour.
+        alone: how often a volume's slice is taken for a lone one, which stands for its own neighbours.
+        drift: how often the channels of a lone slice move a little against each other, as real neighbours differ.
+        lesions: how often a tumour or cyst is grown into a kidney of a lone slice that shows no tumour.
         pasted: how often a real tumour of another lone slice is pasted into a kidney of one.
     """
 
@@ -101,7 +102,8 @@ class Augmentation:
     shrink: bool = False
     shift_px: float = 0.0
     intensity: bool = False
-    drift: bool = False
+    alone: float = 0.0
+    drift: float = 0.0
     lesions: float = 0.0
     pasted: float = 0.0
 
@@ -164,6 +166,7 @@ class Config:
         initial: ``truncated-normal`` (standard deviation 0.1), ``he-uniform``, or PyTorch's ``default``.
         regions: where stage 2 looks: at the ``true`` kidneys or at those that a given stage 1 has ``located``.
         dropout: whether dropout is on. With 32 dropouts and few steps Res-Net comes to rely on their noise.
+        thin: how many times as often as others slices are drawn that show little of a kidney, such as its poles.
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
         modes: of the cascade that are to run it.
@@ -178,6 +181,7 @@ class Config:
     initial: Literal["truncated-normal", "he-uniform", "default"] = "truncated-normal"
     regions: Literal["true", "located"] = "true"
     dropout: bool = True
+    thin: int = 1
     patch: int = 256
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")
@@ -223,7 +227,8 @@ BEST_AUGMENTATION = Augmentation(
     shrink=True,
     shift_px=32.0,
     intensity=True,
-    drift=True,
+    alone=0.3,
+    drift=0.5,
     lesions=0.2,
     pasted=0.4,
 )
@@ -240,7 +245,7 @@ BEST = {
         BEST_AUGMENTATION, "default", dropout=False,
     ),
 }  # fmt: skip
-BEST = {name: replace(config, modes=("paper",)) for name, config in BEST.items()} | {
+BEST = {name: replace(config, thin=3, modes=("paper",)) for name, config in BEST.items()} | {
     "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet", modes=("native",)),
     "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet", modes=("native",)),
 }

@@ -101,7 +101,7 @@ class Trainer:
         )
         self.judged: nn.Module = self.average.module if config.schedule.average else self.network
         self.shared = workers.wrap(self.network, self.engine.device)
-        self.sites = find_sites(train, config.role, located)
+        self.sites = find_sites(train, config.role, located, config.thin)
         self.source_shares = [source.share for source in data.sources]
         self.augment = Augmenter(config, norm, config.schedule.batch // workers.count(), self.engine.device)
         slices = sum(map(len, self.sites.values()))

@@ -12,6 +12,8 @@ from train.config import GROUPS, Config
 
 Z_MARGIN = 5
 """Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin of 15 mm."""
+THIN_MM2 = 700.0
+"""A slice that shows less kidney and tumour than this is thin: a kidney's pole, a tenth of its slices."""
 FEW = 50
 """A source with fewer slices of a group is drawn less, so that the same few are not shown again and again."""
 TYPICAL_KIDNEYS = ((0.58, 0.34), (0.58, 0.66))
@@ -33,7 +35,9 @@ Sites = dict[tuple[str, int], list[Site]]
 """By group and source."""
 
 
-def find_sites(scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[Box]] | None = None) -> Sites:
+def find_sites(
+    scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[Box]] | None = None, thin: int = 1
+) -> Sites:
     """All places to learn from.
 
     Stage 1 looks at the middle of every slice; stage 2 at the box of each kidney, within the kidney's z range and
@@ -43,25 +47,33 @@ def find_sites(scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[
         scans: as the stage sees them.
         role: ``locate`` or ``segment``.
         located: boxes that stage 1 found, by scan name, to cut stage 2's regions from instead of the true kidneys'.
+        thin: how many times a place with less than ``THIN_MM2`` of kidney and tumour counts.
     """
     found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
         slices, rows, columns = scan.hu.shape
         if role == "locate":
             for z, group in enumerate(scan.groups):
-                found[group, scan.source].append(Site(number, z, (rows / 2, columns / 2)))
+                times = thin if thin > 1 and is_thin(scan.labels[z], scan.spacing) else 1
+                found[group, scan.source] += [Site(number, z, (rows / 2, columns / 2))] * times
             continue
         boxes = scan.kidneys if located is None else located.get(scan.name, ())
         for low, high in boxes:
             centre = ((low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
             for z in range(max(0, low[0] - Z_MARGIN), min(slices, high[0] + Z_MARGIN)):
                 # What the other kidney holds does not make this region one with kidney or tumour.
-                group = group_of(scan.labels[z, low[1] : high[1], low[2] : high[2]])
-                found[group, scan.source].append(Site(number, z, centre))
+                inside = scan.labels[z, low[1] : high[1], low[2] : high[2]]
+                times = thin if thin > 1 and is_thin(inside, scan.spacing) else 1
+                found[group_of(inside), scan.source] += [Site(number, z, centre)] * times
         if not boxes:
             middles = [(rows * y, columns * x) for y, x in TYPICAL_KIDNEYS]
             found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
     return found
+
+
+def is_thin(labels: np.ndarray, spacing: tuple[float, float, float]) -> bool:
+    """Whether a slice shows kidney or tumour, but little."""
+    return 0 < np.count_nonzero(labels) * spacing[1] * spacing[2] < THIN_MM2
 
 
 def draw_batch(sites: Sites, source_shares: Sequence[float], config: Config, rng: np.random.Generator) -> list[Site]:
