@@ -115,8 +115,8 @@ class Engine:
             while done < len(indices):
                 try:
                     stacks = stack_slices(slices_ZYX[:, rows, columns], indices[done : done + self.batch], step)
-                    probabilities = self._ensemble(networks, stacks) * weight_YX
-                    sum_ZCYX[done : done + self.batch, :, rows, columns] += probabilities
+                    probabilities = self._ensemble(networks, stacks)
+                    sum_ZCYX[done : done + self.batch, :, rows, columns] += probabilities.mul_(weight_YX)
                 except torch.cuda.OutOfMemoryError:
                     if self.batch == 1:
                         raise
@@ -135,7 +135,10 @@ class Engine:
             stacks_BCYX = stacks_BCYX.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             logits = [network(stacks_BCYX) for network in networks]
-        return torch.stack([one.float().softmax(1) for one in logits]).mean(0)
+        probabilities = logits[0].float().softmax(1)
+        for one in logits[1:]:
+            probabilities += one.float().softmax(1)
+        return probabilities.div_(len(logits)) if len(logits) > 1 else probabilities
 
 
 def choose_engine(wanted: str, device: torch.device) -> str:

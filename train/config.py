@@ -245,9 +245,13 @@ BEST = {
         BEST_AUGMENTATION, "default", dropout=False,
     ),
 }  # fmt: skip
-BEST = {name: replace(config, thin=3, modes=("paper",)) for name, config in BEST.items()} | {
-    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet", modes=("native",)),
-    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet", modes=("native",)),
+BEST |= {
+    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet"),
+    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet"),
+}
+BEST = {
+    name: replace(config, thin=3, modes=("native",) if config.architecture == "wide-unet" else ("paper",))
+    for name, config in BEST.items()
 }
 PRESETS = {"paper": PAPER, "best": BEST}
 NETWORKS = tuple(BEST)
