@@ -26,14 +26,10 @@ from kits.volume import Volume, single_frame
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 LOOKED_FOR = "*.nii, *.nii.gz, *.mha, *.nrrd, case_*/imaging.nii.gz or folders of DICOM slices"
 # Its stubs call IsalError a value; it is a class.
-UNREADABLE: tuple[type[Exception], ...] = (  # type: ignore[assignment]
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    igzip.BadGzipFile,
-    IsalError,
-)
+UNREADABLE: tuple[type[Exception], ...] = (RuntimeError, EOFError, igzip.BadGzipFile, IsalError)  # type: ignore[assignment]
 UNWRITABLE: tuple[type[Exception], ...] = (OSError, *UNREADABLE)
+MOST_COMPRESSED = 1032
+"""DEFLATE makes nothing smaller than by this factor."""
 DAMAGED = "it is damaged, cut short or of another kind than its name says; copy or export it again"
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings would tear the progress bar
@@ -189,18 +185,18 @@ def read_image(path: Path) -> sitk.Image:
     try:
         voxels = _check_nifti(path) if ending.startswith(".nii") else None
         with path.open("rb"):  # the system's own reason, where ITK would only say that it failed
-            return _with_header(path, voxels) or sitk.ReadImage(str(path), imageIO=READERS[ending])
+            image = None if voxels is None else _placed(voxels, path, READERS[ending])
+            return sitk.ReadImage(str(path), imageIO=READERS[ending]) if image is None else image
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as {ending}: {DAMAGED}.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check path and permissions.") from error
 
 
-def _with_header(path: Path, voxels: np.ndarray | None) -> sitk.Image | None:
-    """Voxels that were read already, placed as ITK reads the file's header; None where ITK would change them."""
-    if voxels is None:
-        return None
+def _placed(voxels: np.ndarray, path: Path, image_io: str) -> sitk.Image | None:
+    """A file's voxels as an image, placed as ITK reads its header; None where ITK would change them."""
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     if reader.GetSize() != voxels.shape[::-1] or reader.GetPixelID() != sitk.sitkInt16:  # such as voxels to rescale
@@ -244,6 +240,8 @@ def _check_nifti(path: Path) -> np.ndarray | None:
             raise InputError(f"{path}: its spacing is {spacing} mm; correct the spacing (pixdim) in its header.")
         missing = prod(size[:axes]) * bits // 8
         floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}.get(kind)
+        if missing > path.stat().st_size * MOST_COMPRESSED:
+            raise EOFError("far fewer voxels than the header promises")
         plain = kind == 4 and axes == 3 and order == "<"
         voxels = np.empty(size[2::-1], np.int16) if plain else None
         room = np.empty(0, np.uint8) if voxels is None else voxels.reshape(-1).view(np.uint8)

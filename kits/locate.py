@@ -60,7 +60,7 @@ def locate(
     Returns:
         No, one or two regions, the larger component first.
     """
-    slices_ZYX, halved, windows = halved_slices(volume, norm, engine)
+    slices_ZYX, halved, windows = halved_slices(volume, norm, engine, to_the_letter)
     smallest = smallest_component(halved, volume.hu.shape, volume.spacing, to_the_letter)
 
     every = 1 if to_the_letter else min(LOOK_EVERY, halved[0])
@@ -91,11 +91,11 @@ def locate(
         found_ZYX[unseen] = look(unseen)
         _, boxes = components(found_ZYX, smallest)
     progress(1.0)
-    return [region_of(box, halved, volume) for box in boxes[:KIDNEYS]]
+    return [region_of(box, halved, volume, to_the_letter) for box in boxes[:KIDNEYS]]
 
 
 def halved_slices(
-    volume: Volume, norm: Normalisation, engine: Engine
+    volume: Volume, norm: Normalisation, engine: Engine, to_the_letter: bool = False
 ) -> tuple[torch.Tensor, tuple[int, int, int], list[Corner]]:
     """What stage 1 sees: 3 mm slices of half the working rows and columns.
 
@@ -103,7 +103,7 @@ def halved_slices(
         The standardised slices, at least 256 px wide and high; their size (z, y, x) before this padding; and the
         windows that cover them.
     """
-    slices, rows, columns = working_shape(volume.hu.shape, volume.spacing)
+    slices, rows, columns = working_shape(volume.hu.shape, volume.spacing, to_the_letter=to_the_letter)
     halved = (slices, -(-rows // 2), -(-columns // 2))
     slices_ZYX = pad_to_window(preprocess(volume.hu, halved, norm, engine.device), norm.air)
     return slices_ZYX, halved, [(y, x) for y in cover(0, halved[1], halved[1]) for x in cover(0, halved[2], halved[2])]
@@ -113,9 +113,10 @@ def region_of(
     box: tuple[slice, slice, slice],
     halved: tuple[int, int, int],
     volume: Volume,
+    to_the_letter: bool = False,
 ) -> Region:
     """The region of a component's bounding box with its margin, grown to 256 px in-plane (section 2.3)."""
-    working = working_shape(volume.hu.shape, volume.spacing)
+    working = working_shape(volume.hu.shape, volume.spacing, to_the_letter=to_the_letter)
     lows, highs = [], []
     for axis, length in enumerate((volume.hu.shape[0], *working[1:])):
         margin = MARGIN_MM / (volume.hu.shape[axis] * volume.spacing[axis])  # as a share of the whole axis

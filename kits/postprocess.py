@@ -29,7 +29,8 @@ def smallest_component(
         to_the_letter: keep the paper's limit even for a scan that is too thin to hold a kidney.
     """
     share = 1.0 if to_the_letter else min(1.0, shape[0] * spacing[0] / KIDNEY_MM)
-    return SMALLEST_VOXELS * share * float(np.prod(grid)) / float(np.prod(working_shape(shape, spacing)))
+    working = working_shape(shape, spacing, to_the_letter=to_the_letter)
+    return SMALLEST_VOXELS * share * float(np.prod(grid)) / float(np.prod(working))
 
 
 def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tuple[slice, slice, slice]]]:

@@ -19,9 +19,11 @@ SLICE_MM = 3.0
 """Slice thickness that the networks see (section 2.2)."""
 HU_WINDOW = (-30.0, 300.0)
 """Values are clipped to this range (section 2.2): below lies fat, above bone."""
-IN_PLANE_MM = (0.4, 1.1)
+KITS_IN_PLANE_MM = (0.4, 1.1)
 """KiTS19's in-plane spacings: within them slices keep their own; outside, they are resampled to TYPICAL_MM."""
 TYPICAL_MM = 0.78
+FINEST_MM = 0.62
+"""Finer than this the networks know no kidneys: those in training were at most 1.25 times as large as at TYPICAL_MM."""
 SLAB_SLICES = 48
 """Slices resampled at a time: bounds the memory of the float copies, whatever the volume's length."""
 
@@ -47,24 +49,27 @@ class Normalisation:
 
 
 def working_shape(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], reslice: bool = True
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], reslice: bool = True, to_the_letter: bool = False
 ) -> tuple[int, int, int]:
     """The size, (slices, rows, columns), that a volume has before the networks.
 
     Slices come to lie ``SLICE_MM`` apart (to within half a slice over the whole volume) unless ``reslice`` is
-    False. Rows and columns stay as they are inside ``IN_PLANE_MM``, otherwise they come to ``TYPICAL_MM``.
+    False. Rows and columns stay as they are inside ``KITS_IN_PLANE_MM`` and above ``FINEST_MM``, otherwise they come to
+    ``TYPICAL_MM``.
 
     Args:
         shape: (slices, rows, columns) of the volume.
         spacing: mm, (z, y, x).
         reslice: whether the slices change too.
+        to_the_letter: keep rows and columns finer than ``FINEST_MM``, too, as the paper does.
 
     Example:
         >>> working_shape((100, 512, 512), (1.5, 0.8, 0.8))
         (50, 512, 512)
     """
     slices = max(1, round(shape[0] * spacing[0] / SLICE_MM)) if reslice else shape[0]
-    if all(IN_PLANE_MM[0] <= mm <= IN_PLANE_MM[1] for mm in spacing[1:]):
+    least, most = KITS_IN_PLANE_MM if to_the_letter else (FINEST_MM, KITS_IN_PLANE_MM[1])
+    if all(least <= mm <= most for mm in spacing[1:]):
         return slices, shape[1], shape[2]
     rows, columns = (max(1, round(n * mm / TYPICAL_MM)) for n, mm in zip(shape[1:], spacing[1:], strict=True))
     return slices, rows, columns

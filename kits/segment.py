@@ -51,7 +51,7 @@ def segment(
         engine: where they run.
         to_the_letter: predict 3 mm slices, as the paper does, and interpolate their probabilities back.
     """
-    grid = working_shape(volume.hu.shape, volume.spacing, reslice=to_the_letter)
+    grid = working_shape(volume.hu.shape, volume.spacing, to_the_letter, to_the_letter)
     rows, columns = plane_of(regions, grid, volume)
     hu_ZYX = volume.hu[:, rows, columns]
     if grid[1:] == volume.hu.shape[1:]:

@@ -106,7 +106,7 @@ def test_kidneys_at_the_edges_of_the_volume_are_whole_and_remarked_on() -> None:
     ("shape", "spacing"),
     [
         ((1, 128, 160), (5.0, 0.8, 0.8)),  # one slice
-        ((20, 512, 796), (5.0, 0.6, 0.6)),  # KiTS19's widest
+        ((20, 512, 796), (5.0, 0.65, 0.65)),  # KiTS19's widest
         ((300, 96, 128), (0.3, 1.0, 1.0)),
         ((12, 128, 160), (10.0, 0.8, 0.8)),
     ],
@@ -121,7 +121,7 @@ def test_unusual_grids(mode: str, shape: tuple[int, int, int], spacing: tuple[fl
         assert dice(labels > 0, truth > 0) > (0.93 if mode == "paper" else 0.995)
 
 
-@pytest.mark.parametrize("in_plane", [0.3, 1.5, 3.0])
+@pytest.mark.parametrize("in_plane", [0.3, 0.45, 1.5, 3.0])
 def test_in_plane_spacings_that_the_networks_do_not_know_are_resampled_and_come_back(in_plane: float) -> None:
     shape = (40, round(102 / in_plane), round(128 / in_plane))
     volume, truth = phantom_volume(shape=shape, spacing=(3.0, in_plane, in_plane))

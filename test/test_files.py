@@ -211,6 +211,7 @@ def test_damaged_files_are_refused_by_name(tmp_path, ending, damage):
         ((80, "<f", 70.0), "70 mm"),
         ((46, "<h", 0), "no voxels"),
         ((40, "<h", 99), "no voxels"),
+        ((42, "<3h", 32767, 32767, 32767), "damaged"),
         ((108, "<f", float("nan")), "damaged"),
         ((108, "<f", 1e30), "damaged"),
     ],

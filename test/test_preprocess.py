@@ -151,7 +151,8 @@ def test_the_gpu_gives_the_same_as_the_cpu(monkeypatch, shape):
     ("shape", "spacing", "expected"),
     [
         pytest.param((100, 512, 512), (3.0, 0.78, 0.78), (100, 512, 512), id="already as wanted"),
-        pytest.param((29, 512, 796), (5.0, 0.4, 1.1), (48, 512, 796), id="in plane at both ends of the range"),
+        pytest.param((29, 512, 796), (5.0, 0.62, 1.1), (48, 512, 796), id="in plane at both ends of the range"),
+        pytest.param((60, 512, 796), (3.0, 0.451, 0.451), (60, 296, 460), id="0.451 mm in plane comes to 0.78 mm"),
         pytest.param((100, 100, 90), (3.0, 3.0, 3.0), (100, 385, 346), id="3 mm in plane comes to 0.78 mm"),
         pytest.param((60, 512, 512), (3.0, 0.39, 0.39), (60, 256, 256), id="0.39 mm in plane comes to 0.78 mm"),
         pytest.param((60, 300, 400), (3.0, 0.78, 1.56), (60, 300, 800), id="one axis outside the range"),
@@ -165,6 +166,11 @@ def test_the_gpu_gives_the_same_as_the_cpu(monkeypatch, shape):
 def test_the_working_shape(shape, spacing, expected):
     assert working_shape(shape, spacing) == expected
     assert working_shape(shape, spacing, reslice=False) == (shape[0], *expected[1:])
+
+
+def test_the_paper_keeps_kits_own_pixels_however_fine():
+    for spacing, expected in (((3.0, 0.4, 0.4), (60, 512, 796)), ((3.0, 0.39, 0.39), (60, 256, 398))):
+        assert working_shape((60, 512, 796), spacing, to_the_letter=True) == expected
 
 
 def test_air_is_what_air_becomes():

@@ -160,7 +160,7 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
         if entry["origin"] == [list(file) for file in origin]:
             return entry | {"source": source}
     hu, labels, spacing = case.read()
-    shape = working_shape(hu.shape, spacing)
+    shape = working_shape(hu.shape, spacing, to_the_letter=True)  # fine pixels are variety here
     z, y, x = (mm * n / m for mm, n, m in zip(spacing, hu.shape, shape, strict=True))
     scan = scan_of(case.name, case.patient, *on_grid(hu, labels, shape), (z, y, x), source, case.made_of, origin)
     partial = cache / f".partial-{case.name}"

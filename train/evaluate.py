@@ -137,7 +137,7 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
     smallest = smallest_component(volume.hu.shape, volume.hu.shape, volume.spacing, to_the_letter)
     for name, network in zip(names, cascade.locators, strict=False):
         started = time.perf_counter()
-        labels = stage1_labels(volume, network, cascade.locate_norm, cascade.engine)
+        labels = stage1_labels(volume, network, cascade.locate_norm, cascade.engine, to_the_letter)
         yield name, postprocess(labels, smallest, to_the_letter), time.perf_counter() - started
     started = time.perf_counter()
     regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.engine, to_the_letter)
@@ -151,7 +151,9 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
         yield name, postprocess(labels, smallest, to_the_letter), locating + time.perf_counter() - started
 
 
-def stage1_labels(volume: Volume, network: Network, norm: Normalisation, engine: Engine) -> np.ndarray:
+def stage1_labels(
+    volume: Volume, network: Network, norm: Normalisation, engine: Engine, to_the_letter: bool = False
+) -> np.ndarray:
     """Stage 1's own three classes: probabilities of halved 3 mm slices, interpolated to the native grid.
 
     Args:
@@ -159,11 +161,12 @@ def stage1_labels(volume: Volume, network: Network, norm: Normalisation, engine:
         network: Res-UNet1, from the engine's ``place``.
         norm: how its input is standardised.
         engine: where it runs.
+        to_the_letter: see ``working_shape``.
 
     Returns:
         uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
     """
-    slices_ZYX, halved, windows = halved_slices(volume, norm, engine)
+    slices_ZYX, halved, windows = halved_slices(volume, norm, engine, to_the_letter)
 
     def chunks() -> Iterator[Slices]:
         for first in range(0, halved[0], CHUNK):
