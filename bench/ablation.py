@@ -33,12 +33,13 @@ def switches(network: str) -> dict[str, dict[str, Any]]:
     """Name -> what it changes in the ``paper`` preset; the values are those of ``best``."""
     best = asdict(BEST[network])
     schedule, augmentation = best["schedule"], best["augmentation"]
-    geometry = ("rotation_degrees", "flip", "reverse", "zoom_chance", "zoom", "shrink", "shift_px")
+    geometry = ("rotation_degrees", "flip", "reverse", "zoom_chance", "zoom", "shrink", "stretch", "shift_px")
     cycle = ("optimiser", "one_cycle", "learning_rate", "weight_decay", "clip")
     return {
         "paper": {},
         "without L2": {"loss": {"l2": 0.0}},
         "Dice and cross-entropy": {"loss": {"dice": True, "l2": 0.0, "class_weights": best["loss"]["class_weights"]}},
+        "the same, in part each slice's": {"loss": best["loss"]},
         "AdamW and one cycle": {"schedule": {name: schedule[name] for name in cycle}, "loss": {"l2": 0.0}},
         "running average": {"schedule": {"average": schedule["average"]}, "loss": {"l2": 0.0}},
         "all slices varied": {"augmentation": {"groups": GROUPS}, "loss": {"l2": 0.0}},

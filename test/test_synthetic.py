@@ -17,7 +17,7 @@ from train.synthetic.bodies import body_scan
 from train.synthetic.fields import smooth_field
 from train.synthetic.hosts import bend
 from train.synthetic.kidneys import shape_of, sides
-from train.synthetic.lesions import grow_lesion
+from train.synthetic.lesions import draw_kind, grow_lesion
 from train.synthetic.noise import noise_like
 from train.synthetic.organs import draw_looks, tissues_of
 from train.synthetic.painted import paint_scan
@@ -137,7 +137,7 @@ class TestGrowLesion:
     @pytest.mark.parametrize("kind", [*TUMOURS, *CYSTS])
     def test_every_kind_grows_about_a_kidney_and_leaves_the_rest_alone(self, host, kind):
         hu, labels = host
-        grown, marked, lesion = grow_lesion(hu, labels, SPACING, np.random.default_rng(3), kind)
+        grown, marked, lesion = grow_lesion(hu, labels, SPACING, np.random.default_rng(4), kind)
         assert lesion is not None
         assert lesion.kind == kind
         assert (grown.dtype, marked.dtype, grown.shape) == (hu.dtype, labels.dtype, hu.shape)
@@ -200,6 +200,21 @@ class TestGrowLesion:
         levels = [lesion_hu("cyst", depth, SPACING, 10.0, 150.0, rng).mean() for _ in range(50)]
         assert min(levels) > -10
         assert max(levels) < 40
+
+    def test_a_cyst_grows_around_a_tumour(self, host):
+        hu, labels = (array[22:27] for array in host)
+        marked = labels.copy()
+        marked[2:3][(labels[2:3] == 1) & ball((1, *SHAPE[1:]), SPACING, (0, 12, -60), (1e6, 10, 10))] = 2
+        reached = 0
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            grown, after, lesion = grow_lesion(hu, marked, SPACING, rng, draw_kind(rng, cyst=True))
+            assert lesion is None or lesion.kind in CYSTS
+            tumour = after == 2  # pushed aside and spread, perhaps
+            assert tumour.sum() > 0.7 * (marked == 2).sum()
+            assert (grown[tumour] < 60).mean() < 0.1  # the cyst's blurred rim
+            reached += bool((ndimage.binary_dilation(tumour, iterations=3) & (grown < 60) & (after == 1)).any())
+        assert reached
 
     def test_they_keep_away_from_the_skin(self, host, monkeypatch):
         hu, labels = host

@@ -20,7 +20,7 @@ from kits.stacks import OFFSETS
 from train.cache import Scan
 from train.config import Augmentation, Config
 from train.sampling import Site
-from train.synthetic.lesions import grow_lesion
+from train.synthetic.lesions import draw_kind, grow_lesion
 from train.synthetic.paste import paste_tumour
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
@@ -138,8 +138,8 @@ def take(
         if donors and rng.random() < how.pasted:
             donor = donors[int(rng.integers(len(donors)))]
             made, new = paste_tumour(alone, labels[None], scan.spacing, donor.hu, donor.labels, rng)
-        elif rng.random() < how.lesions and group == "K":
-            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng)
+        elif rng.random() < how.lesions:
+            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng, draw_kind(rng, group == "KT"))
         if made is not None:
             return [bounded(made[0])] * CHANNELS, new[0]
     held = {z: bounded(scan.hu[z]) for z in set(order)}
@@ -162,8 +162,8 @@ def placements(
     if how:
         angle = math.radians(rng.uniform(-how.rotation_degrees, how.rotation_degrees))
         if rng.random() < how.zoom_chance:
-            span = math.log(how.zoom)
-            scale = np.exp(-rng.uniform(-span if how.shrink else 0.0, span) + rng.uniform(-0.05, 0.05, 2) * how.shrink)
+            grown = rng.uniform(-math.log(how.shrink), math.log(how.zoom))
+            scale = np.exp(rng.uniform(-how.stretch / 2, how.stretch / 2, 2) - grown)
         flip = -1.0 if rng.random() < how.flip else 1.0
         shift = rng.uniform(-how.shift_px, how.shift_px, 2)
     drifts = bool(how and lone and rng.random() < how.drift)

@@ -14,9 +14,10 @@ from train.synthetic.shapes import coverage, distance, lump, offsets_mm, push
 from train.synthetic.tissue import CYSTS, TUMOURS, lesion_hu
 
 TUMOUR_MM = (6.0, 100.0)
-CYST_MM = (4.0, 60.0)
-CYST_SHARE = 0.25
-"""KiTS23: tumours' largest sections measure 12 to 100 mm (5-95 %), cysts' 9 to 64; small ones are missed most."""
+CYST_MM = (4.0, 110.0)
+CYST_SHARE = 0.4
+"""KiTS23: tumours' largest sections measure 12 to 100 mm (5-95 %), cysts' 9 to 64; small tumours
+are missed most, large cysts are taken for tumours."""
 BONE_HU, AIR_HU = 230, -250
 FAT_HU = -20  # fat is below, other tissue above
 CANDIDATES = 10
@@ -65,8 +66,7 @@ def grow_lesion(
     if not len(kidney):
         return hu.copy(), labels.copy(), None
     if kind is None:
-        table = CYSTS if rng.random() < CYST_SHARE else TUMOURS
-        kind = str(rng.choice(list(table), p=np.array(list(table.values()))))
+        kind = draw_kind(rng)
     low, high = CYST_MM if kind in CYSTS else TUMOUR_MM
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     for _ in range(5):
@@ -76,6 +76,12 @@ def grow_lesion(
             return grown
         diameter *= 0.7
     return hu.copy(), labels.copy(), None
+
+
+def draw_kind(rng: np.random.Generator, cyst: bool = False) -> str:
+    """A kind of lesion, mostly of tumour; or of cyst alone."""
+    table = CYSTS if cyst or rng.random() < CYST_SHARE else TUMOURS
+    return str(rng.choice(list(table), p=list(table.values())))
 
 
 def is_hard(hu: np.ndarray) -> np.ndarray:
@@ -165,14 +171,14 @@ def _grow(
     kidney_hu = _kidney_level(host, before, spacing, middle, radius)
 
     calm = ndimage.gaussian_filter(host, (0, 1, 1))
-    hard = is_hard(calm) & (before == 0)
+    hard = _unyielding(calm, before, kind)
     pressed = rng.uniform(0.2, 0.95) if rng.random() < 0.7 else 0.0
     after = before
     if pressed and radius > 4:
         stiff = np.clip(3 * ndimage.gaussian_filter(hard.astype(np.float32), _sigma(3, spacing, host)), 0, 1)
         host, after = push((host, before), (3, 0), spacing, middle, pressed * radius, stiff)
         calm = ndimage.gaussian_filter(host, (0, 1, 1))
-        hard = is_hard(calm) & (after == 0)
+        hard = _unyielding(calm, after, kind)
 
     depth = _depth(host.shape, spacing, middle, radius, kind, rng)
     if not (depth > 0).any():
@@ -209,6 +215,12 @@ def _grow(
     new_hu[box] = np.rint(host) if hu.dtype.kind == "i" else host
     new_labels[box] = after
     return new_hu, new_labels, lesion
+
+
+def _unyielding(hu: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
+    """What a lesion grows around: bone, gas, and, if it is a cyst, a tumour."""
+    hard = is_hard(hu) & (labels == 0)
+    return hard | (labels == 2) if kind in CYSTS else hard
 
 
 def _outside(hu: np.ndarray) -> np.ndarray:

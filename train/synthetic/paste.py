@@ -17,7 +17,7 @@ from train.synthetic.lesions import KEPT_KIDNEY, MOST_INVADED, Spacing, choose_c
 
 SMALLEST_TUMOUR = 30
 """Fewer pixels than this show no texture worth pasting."""
-SCALE = (0.6, 1.3)
+SCALE = (0.4, 1.3)
 TRIES = 4
 NOISE_PX = 1.5
 """What a Gaussian filter of this width takes away is noise; it is made as strong as in the kidneys of the new slice."""
