@@ -433,19 +433,20 @@ def test_the_loss_prefers_the_truth(each: float) -> None:
     assert loss(-sure, truth, how) > loss(torch.zeros_like(sure), truth, how)
 
 
-def test_each_slices_dice_counts_small_tumours_as_much_as_large_ones() -> None:
-    truth = torch.zeros(3, 32, 32, dtype=torch.long)
-    truth[0, :24, :24], truth[1, :4, :4] = 2, 2  # the third shows none
+def test_each_slices_dice_counts_small_tumours_as_much_as_large_ones_and_false_ones_too() -> None:
+    truth = torch.zeros(3, 64, 64, dtype=torch.long)
+    truth[0, :40, :40], truth[1, :20, :20] = 2, 2  # the third shows none
 
-    def without(missed: int, each: float) -> float:
+    def wrong(slice_: int, label: int, each: float) -> float:
         found = truth.clone()
-        found[missed] = 0
+        found[slice_, :40, :40] = label
         logits = torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2) * 50.0
         return loss(logits, truth, Loss((0.0, 0.0, 0.0), dice=True, each=each)).item()
 
-    assert without(1, 0.0) == pytest.approx(1 - 2 * 576 / (592 + 576), abs=1e-3)
-    assert without(0, 1.0) == pytest.approx(0.5, abs=1e-3)
-    assert without(1, 1.0) == pytest.approx(0.5, abs=0.03)  # with 1 added to both sides, as is usual
+    assert wrong(1, 0, 0.0) == pytest.approx(1 - 2 * 1600 / (2 * 1600 + 400), abs=1e-3)
+    assert wrong(1, 0, 1.0) == pytest.approx((1 - 100 / 500) / 3, abs=1e-3)
+    assert wrong(0, 0, 1.0) == pytest.approx((1 - 100 / 1700) / 3, abs=1e-3)
+    assert wrong(2, 2, 1.0) == pytest.approx((1 - 100 / 1700) / 3, abs=1e-3)
 
 
 def test_the_papers_cross_entropy_is_keras() -> None:

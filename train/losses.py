@@ -10,14 +10,17 @@ from torch.nn import functional
 
 from train.config import Loss
 
+SMOOTH_PX = 100.0
+"""Added to both sides of a slice's own Dice: where it shows nothing of a region, less false of it is then better."""
+
 
 def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
     """Weighted categorical cross-entropy, and one minus the soft Dice of kidney+tumour and of tumour.
 
     The cross-entropy is Keras': each pixel's is multiplied with its class' weight, then the mean over pixels is taken.
     The regions of the Dice term are the scored ones (KiTS19): labels 1 and 2 together, and label 2. Dice is that of all
-    the batch's pixels, or in part (``how.each``) the mean over the slices that show the region. With several processes
-    its sums are taken over all of them, so that the gradients are those of one large batch.
+    the batch's pixels, or in part (``how.each``) the mean of the slices' own. With several processes its sums are taken
+    over all of them, so that the gradients are those of one large batch.
 
     Args:
         logits_BCYX: (batch, 3, rows, columns).
@@ -36,15 +39,15 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
         sums = all_reduce(sums)
     common, sizes, each, count = sums.T
     pooled = (2 * common + 1) / (sizes + 1)
-    dice = torch.where(count > 0, torch.lerp(pooled, each / count.clamp(min=1), how.each), pooled)
+    dice = torch.lerp(pooled, each / count, how.each)
     return entropy.mean() + 1 - dice.mean()
 
 
 def _sums(p: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Of one region: common and total size, the sum of the slices' own Dice, and how many slices show it."""
-    common, size, shown = (p * truth).sum((1, 2)), (p + truth).sum((1, 2)), truth.any(2).any(1)
-    each = (2 * common + 1) / (size + 1) * shown
-    return torch.stack([common.sum(), size.sum(), each.sum(), shown.sum()])
+    """Of one region: common and total size, the sum of the slices' own Dice, and how many slices there are."""
+    common, size = (p * truth).sum((1, 2)), (p + truth).sum((1, 2))
+    each = (2 * common + SMOOTH_PX) / (size + SMOOTH_PX)
+    return torch.stack([common.sum(), size.sum(), each.sum(), size.new_tensor(len(size))])
 
 
 def kernel_penalty(network: nn.Module) -> torch.Tensor:
