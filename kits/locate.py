@@ -58,7 +58,7 @@ def locate(
         networks: Res-UNet1, or several to average, from ``Engine.place``.
         norm: how their input is standardised.
         engine: where they run.
-        to_the_letter: look at every 3 mm slice, and nowhere else than they say; and see ``smallest_component``.
+        to_the_letter: look at every 3 mm slice, and at no usual places; and see ``smallest_component``.
         progress: told how much is done, from 0 to 1.
 
     Returns:
@@ -134,14 +134,13 @@ def region_of(
 
 def usual_regions(volume: Volume) -> list[Region]:
     """The right and the left kidney's usual places, through all slices."""
-    _, rows, columns = working_shape(volume.hu.shape, volume.spacing)
-    corners = [
-        tuple(
-            min(max(round(share * length) - WINDOW_PX // 2, 0), max(length - WINDOW_PX, 0)) for share, length in place
-        )
-        for place in (zip(at, (rows, columns), strict=True) for at in USUAL_PLACES)
-    ]
-    return [Region(0, volume.hu.shape[0], ((y, x),)) for y, x in corners]
+    plane = np.array(working_shape(volume.hu.shape, volume.spacing)[1:])
+    regions = []
+    for place in USUAL_PLACES:
+        corner = (plane * place - WINDOW_PX / 2).clip(0, (plane - WINDOW_PX).clip(0))
+        y, x = corner.round().astype(int).tolist()
+        regions.append(Region(0, volume.hu.shape[0], ((y, x),)))
+    return regions
 
 
 def pad_to_window(slices_ZYX: torch.Tensor, air: float) -> torch.Tensor:
