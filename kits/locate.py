@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kits.engine import WINDOW_PX, Corner, Engine, Network, cover
-from kits.postprocess import KIDNEYS, components, smallest_component
+from kits.postprocess import KIDNEY_MM, KIDNEYS, components, smallest_component
 from kits.preprocess import Normalisation, preprocess, working_shape
 from kits.volume import Volume
 
@@ -21,6 +21,9 @@ LOOK_EVERY = 3
 """Stage 1 looks at every third 3 mm slice, 9 mm apart, and at each one where a kidney begins, ends or is thin."""
 THIN = 0.25
 """Share of its largest slice's area under which a component is thin: its poles, and what merely links it to others."""
+
+USUAL_PLACES = ((0.58, 0.34), (0.58, 0.66))
+"""Where kidneys lie in a slice, as shares of its rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,15 @@ def locate(
 ) -> list[Region]:
     """Find the kidneys on 3 mm slices of half the in-plane resolution.
 
-    Kidney and tumour merge into one class; components too small go; the two largest that remain are the kidneys.
+    Kidney and tumour merge into one class; components too small go; the two largest that remain are the kidneys. Of a
+    scan too thin for a whole kidney that shows none, stage 2 is to judge the places where kidneys usually are.
 
     Args:
         volume: the CT.
         networks: Res-UNet1, or several to average, from ``Engine.place``.
         norm: how their input is standardised.
         engine: where they run.
-        to_the_letter: look at every 3 mm slice; and see ``smallest_component``.
+        to_the_letter: look at every 3 mm slice, and at no usual places; and see ``smallest_component``.
         progress: told how much is done, from 0 to 1.
 
     Returns:
@@ -91,7 +95,9 @@ def locate(
         found_ZYX[unseen] = look(unseen)
         _, boxes = components(found_ZYX, smallest)
     progress(1.0)
-    return [region_of(box, halved, volume, to_the_letter) for box in boxes[:KIDNEYS]]
+    regions = [region_of(box, halved, volume, to_the_letter) for box in boxes[:KIDNEYS]]
+    thin = volume.hu.shape[0] * volume.spacing[0] < KIDNEY_MM
+    return usual_regions(volume) if thin and not regions and not to_the_letter else regions
 
 
 def halved_slices(
@@ -124,6 +130,17 @@ def region_of(
         highs.append(min(length, math.ceil((box[axis].stop / halved[axis] + margin) * length)))
     rows, columns = (cover(lows[axis], highs[axis], working[axis]) for axis in (1, 2))
     return Region(lows[0], highs[0], tuple((y, x) for y in rows for x in columns))
+
+
+def usual_regions(volume: Volume) -> list[Region]:
+    """The right and the left kidney's usual places, through all slices."""
+    plane = np.array(working_shape(volume.hu.shape, volume.spacing)[1:])
+    regions = []
+    for place in USUAL_PLACES:
+        corner = (plane * place - WINDOW_PX / 2).clip(0, (plane - WINDOW_PX).clip(0))
+        y, x = corner.round().astype(int).tolist()
+        regions.append(Region(0, volume.hu.shape[0], ((y, x),)))
+    return regions
 
 
 def pad_to_window(slices_ZYX: torch.Tensor, air: float) -> torch.Tensor:

@@ -143,6 +143,19 @@ def test_the_most_probable_class_is_the_first_of_the_highest() -> None:
     assert torch.equal(most_probable(levels[None, :, :, None].transpose(1, 2))[0, :, 0], levels.argmax(1))
 
 
+def test_a_thin_scan_without_kidney_in_stage_1_is_looked_at_again_where_kidneys_usually_are() -> None:
+    thin, truth = phantom_volume(shape=(10, 400, 512), kidneys=((0.5, 0.58, 0.34),), tumour_mm=0)
+    thick, _ = phantom_volume(shape=(40, 400, 512), kidneys=((0.5, 0.58, 0.34),), tumour_mm=0)
+    cascade = threshold_cascade()
+
+    def blind(stacks: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([20.0, 0.0, 0.0])[:, None, None].expand(len(stacks), 3, *stacks.shape[2:])
+
+    cascade.locators = [blind]
+    assert np.array_equal(cascade.predict(thin).labels, truth)
+    assert not cascade.predict(thick).labels.any()
+
+
 def test_progress_grows_to_one() -> None:
     volume, _ = phantom_volume()
     told: list[float] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kits.locate import USUAL_PLACES
 from train.cache import Scan, group_of
 from train.config import GROUPS, Config
 
@@ -16,8 +17,6 @@ THIN_MM2 = 700.0
 """A slice that shows less kidney and tumour than this is thin: a kidney's pole; of KiTS's lone slices 8 %."""
 FEW = 50
 """A source with fewer slices of a group is drawn less, so that the same few are not shown again and again."""
-TYPICAL_KIDNEYS = ((0.58, 0.34), (0.58, 0.66))
-"""Where kidneys lie in a slice, as fractions of rows and columns: centres for regions without any."""
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -66,7 +65,7 @@ def find_sites(
                 times = thin if is_thin(inside, scan.spacing) else 1
                 found[group_of(inside), scan.source] += [Site(number, z, centre)] * times
         if not boxes:
-            middles = [(rows * y, columns * x) for y, x in TYPICAL_KIDNEYS]
+            middles = [(rows * y, columns * x) for y, x in USUAL_PLACES]
             found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
     return found
 
