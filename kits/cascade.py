@@ -37,7 +37,7 @@ class Prediction:
 
     Args:
         labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
-        regions: where stage 1 saw kidneys.
+        regions: where stage 1 saw kidneys, or where they usually are in a thin scan in which it saw none.
         warnings: what a person should know before trusting the labels.
         seconds: time spent in each stage.
         probabilities: percent (0-100) of kidney with tumour and of tumour, uint8 (2, z, y, x), when asked for.

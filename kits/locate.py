@@ -62,7 +62,7 @@ def locate(
         progress: told how much is done, from 0 to 1.
 
     Returns:
-        No, one or two regions, the larger component first.
+        No, one or two regions, the larger component first; or the usual places.
     """
     slices_ZYX, halved, windows = halved_slices(volume, norm, engine, to_the_letter)
     smallest = smallest_component(halved, volume.hu.shape, volume.spacing, to_the_letter)
@@ -96,8 +96,9 @@ def locate(
         _, boxes = components(found_ZYX, smallest)
     progress(1.0)
     regions = [region_of(box, halved, volume, to_the_letter) for box in boxes[:KIDNEYS]]
-    thin = volume.hu.shape[0] * volume.spacing[0] < KIDNEY_MM
-    return usual_regions(volume) if thin and not regions and not to_the_letter else regions
+    if regions or to_the_letter or volume.hu.shape[0] * volume.spacing[0] >= KIDNEY_MM:
+        return regions
+    return usual_regions(volume)
 
 
 def halved_slices(

@@ -17,7 +17,7 @@ from train.synthetic.bodies import body_scan
 from train.synthetic.fields import smooth_field
 from train.synthetic.hosts import bend
 from train.synthetic.kidneys import shape_of, sides
-from train.synthetic.lesions import draw_kind, grow_lesion
+from train.synthetic.lesions import grow_lesion
 from train.synthetic.noise import noise_like
 from train.synthetic.organs import draw_looks, tissues_of
 from train.synthetic.painted import paint_scan
@@ -25,7 +25,7 @@ from train.synthetic.paste import paste_tumour
 from train.synthetic.phases import draw_phase, phase_of
 from train.synthetic.scanner import add_noise, add_streaks, add_table, draw_slice_mm, thicken
 from train.synthetic.sources import Body, find_sources, read_background, read_kidneys
-from train.synthetic.tissue import CYSTS, TUMOURS, lesion_hu
+from train.synthetic.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 
 AIR, FAT, MUSCLE, BONE, KIDNEY = -1000, -100, 55, 700, 140
 NOISE_HU = 12.0
@@ -208,7 +208,7 @@ class TestGrowLesion:
         reached = 0
         for seed in range(12):
             rng = np.random.default_rng(seed)
-            grown, after, lesion = grow_lesion(hu, marked, SPACING, rng, draw_kind(rng, cyst=True))
+            grown, after, lesion = grow_lesion(hu, marked, SPACING, rng, draw_kind(CYSTS, rng))
             assert lesion is None or lesion.kind in CYSTS
             tumour = after == 2  # pushed aside and spread, perhaps
             assert tumour.sum() > 0.7 * (marked == 2).sum()

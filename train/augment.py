@@ -20,8 +20,9 @@ from kits.stacks import OFFSETS
 from train.cache import Scan
 from train.config import Augmentation, Config
 from train.sampling import Site
-from train.synthetic.lesions import draw_kind, grow_lesion
+from train.synthetic.lesions import grow_lesion
 from train.synthetic.paste import paste_tumour
+from train.synthetic.tissue import CYSTS, draw_kind
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
@@ -139,7 +140,8 @@ def take(
             donor = donors[int(rng.integers(len(donors)))]
             made, new = paste_tumour(alone, labels[None], scan.spacing, donor.hu, donor.labels, rng)
         elif rng.random() < how.lesions:
-            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng, draw_kind(rng, group == "KT"))
+            kind = draw_kind(CYSTS, rng) if group == "KT" else None
+            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng, kind)
         if made is not None:
             return [bounded(made[0])] * CHANNELS, new[0]
     held = {z: bounded(scan.hu[z]) for z in set(order)}

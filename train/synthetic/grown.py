@@ -9,7 +9,7 @@ import numpy as np
 from train.synthetic.hosts import Simulation, finish, host
 from train.synthetic.lesions import grow_lesion
 from train.synthetic.sources import Source
-from train.synthetic.tissue import TUMOURS
+from train.synthetic.tissue import TUMOURS, draw_kind
 
 MOST_LESIONS = 5
 
@@ -25,7 +25,7 @@ def grow_lesions(made: Simulation, count: int, rng: np.random.Generator) -> None
     """Grow lesions into a scan, in place, and note them."""
     noted = made.about.setdefault("lesions", [])
     for number in range(count):
-        kind = str(rng.choice(list(TUMOURS), p=list(TUMOURS.values()))) if number == 0 and rng.random() < 0.8 else None
+        kind = draw_kind(TUMOURS, rng) if number == 0 and rng.random() < 0.8 else None
         made.hu, made.labels, lesion = grow_lesion(made.hu, made.labels, made.spacing, rng, kind)
         if lesion:
             noted.append({name: value for name, value in asdict(lesion).items() if name != "centre"})

@@ -11,7 +11,7 @@ from scipy import ndimage
 from train.synthetic.fields import smooth_field
 from train.synthetic.noise import around, noise_like
 from train.synthetic.shapes import coverage, distance, lump, offsets_mm, push
-from train.synthetic.tissue import CYSTS, TUMOURS, lesion_hu
+from train.synthetic.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 
 TUMOUR_MM = (6.0, 100.0)
 CYST_MM = (4.0, 110.0)
@@ -66,7 +66,7 @@ def grow_lesion(
     if not len(kidney):
         return hu.copy(), labels.copy(), None
     if kind is None:
-        kind = draw_kind(rng)
+        kind = draw_kind(CYSTS if rng.random() < CYST_SHARE else TUMOURS, rng)
     low, high = CYST_MM if kind in CYSTS else TUMOUR_MM
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     for _ in range(5):
@@ -76,12 +76,6 @@ def grow_lesion(
             return grown
         diameter *= 0.7
     return hu.copy(), labels.copy(), None
-
-
-def draw_kind(rng: np.random.Generator, cyst: bool = False) -> str:
-    """A kind of lesion, mostly of tumour; or of cyst alone."""
-    table = CYSTS if cyst or rng.random() < CYST_SHARE else TUMOURS
-    return str(rng.choice(list(table), p=list(table.values())))
 
 
 def is_hard(hu: np.ndarray) -> np.ndarray:

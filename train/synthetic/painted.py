@@ -19,7 +19,7 @@ from train.synthetic.noise import around, noise_like
 from train.synthetic.phases import Phase, draw_phase, phase_of
 from train.synthetic.shapes import coverage, distance
 from train.synthetic.sources import Source, Spacing, read_kidneys
-from train.synthetic.tissue import CYSTS, TUMOURS, lesion_hu
+from train.synthetic.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 
 COARSE_MM = 3.0  # of the grid on which surroundings are moved
 MOST_MM = 18.0  # that surroundings are moved
@@ -158,7 +158,7 @@ def paint(made: Simulation, new: Placed, phase: Phase, rng: np.random.Generator)
             if radius < LEAST_RADIUS_MM:  # a ripple of the surface
                 continue
             box = tuple(slice(max(0, s.start - 3), s.stop + 3) for s in found)
-            kind = str(rng.choice(list(kinds), p=np.array(list(kinds.values()))))
+            kind = draw_kind(kinds, rng)
             kidney_hu = 0.5 * (phase.cortex + phase.medulla)
             tissue = lesion_hu(kind, depth[box], spacing, max(radius, 2.0), kidney_hu, rng)
             weight = coverage(depth[box], spacing, softness, max(radius, 5.0), rng)

@@ -7,7 +7,7 @@ deviation after a blur of 2.5 px) 8, 21, 43; cyst 0, 18, 64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,11 @@ UNENHANCED_HU = 30.0  # kidney and tumour without contrast agent
 TUMOURS = {"solid": 0.4, "clear cell": 0.25, "papillary": 0.13, "necrotic": 0.13, "cystic": 0.09}
 """Kinds of tumour, and how often each is drawn; renal cell carcinomas are mostly clear cell, solid in part."""
 CYSTS = {"cyst": 0.93, "hyperdense cyst": 0.07}
+
+
+def draw_kind(kinds: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of ``TUMOURS`` or of ``CYSTS``, as often as these say."""
+    return str(rng.choice(list(kinds), p=list(kinds.values())))
 
 
 def enhanced(share: float, kidney_hu: float) -> float:
