@@ -15,7 +15,7 @@ missing = {"torch", "simpleitk", "libc6", "res-unet1"} - set(names)
 assert not missing, f"{path} lacks {missing}"
 assert all(part["licenses"] for part in names.values())
 '
-docker rmi "$image" >/dev/null
+docker rmi --force "$image" >/dev/null  # podman may still be clearing away a container that has just ended
 docker load --input ./*.tar.gz >/dev/null
 docker run --rm --network none "$image" --help >/dev/null
 echo "The exported image loads and runs."
