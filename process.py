@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
     choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch", ENGINES)
-    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, bf16 on a CPU that is faster in it, else fp32",
+    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, fp32 on a CPU, bf16 in stage 1 where faster",
            ("auto", *PRECISIONS))  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published", MODES)
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")

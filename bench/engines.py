@@ -25,9 +25,9 @@ AGREEMENT, DICE = 0.9995, 0.999
 
 
 def engines() -> Iterator[tuple[str, str, str]]:
-    """Device, engine and precision of all that this machine has, the reference first."""
+    """Device, engine and precision of all that this machine has, the reference first; ``auto`` is what it chooses."""
     names = ["torch", "openvino"] if importlib.util.find_spec("openvino") else ["torch"]
-    for precision in ["fp32", "bf16"] if knows_bf16() else ["fp32"]:  # bf16 also where the engine would not choose it
+    for precision in ["fp32", "auto", "bf16"] if knows_bf16() else ["fp32"]:
         for name in names:
             yield "cpu", name, precision
     if torch.cuda.is_available():

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kits.engine import Engine
+from kits.engine import engines_of_stages
 from kits.errors import WeightsError
 from kits.locate import Region, locate
 from kits.postprocess import postprocess, smallest_component
@@ -67,7 +67,7 @@ class Cascade:
         engine: ``auto``, ``openvino`` or ``torch``.
         mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter. Each weight file
             says which modes run it.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``auto`` (see ``kits.engine.engines_of_stages``), ``fp32``, ``bf16`` or ``fp16``.
 
     Example:
         >>> from kits import Cascade, Volume
@@ -86,12 +86,12 @@ class Cascade:
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        self.engine = Engine(device, engine, precision)
+        self.locate_engine, self.segment_engine = engines_of_stages(device, engine, precision)
         self.mode = mode
         locators, segmenters = members_of(mode, locators, segmenters)
         self.members = [*locators, *segmenters]
-        self.locators = [self.engine.place(member.network) for member in locators]
-        self.segmenters = [self.engine.place(member.network) for member in segmenters]
+        self.locators = [self.locate_engine.place(member.network) for member in locators]
+        self.segmenters = [self.segment_engine.place(member.network) for member in segmenters]
         self.locate_norm = locators[0].info.norm
         self.segment_norm = segmenters[0].info.norm
 
@@ -132,7 +132,7 @@ class Cascade:
                 volume,
                 self.locators,
                 self.locate_norm,
-                self.engine,
+                self.locate_engine,
                 to_the_letter,
                 lambda done: progress(0.3 * done),
             )
@@ -140,7 +140,9 @@ class Cascade:
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
-            chunks = segment(volume, result.regions, self.segmenters, self.segment_norm, self.engine, to_the_letter)
+            chunks = segment(
+                volume, result.regions, self.segmenters, self.segment_norm, self.segment_engine, to_the_letter
+            )
             for box, chunk in chunks:
                 result.labels[box] = most_probable(chunk).cpu().numpy()
                 if result.probabilities is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kits import engine
-from kits.engine import Engine, choose_engine, cover, fastest_precision
+from kits.engine import Engine, choose_engine, cover, engines_of_stages, fastest_precision
 from kits.errors import KitsError
 from kits.networks import ResNet, ResUNet
 from kits.stacks import stack_slices
@@ -131,6 +131,27 @@ def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
     assert fastest_precision(torch.device("cuda")) == torch.float16
 
 
+@pytest.mark.parametrize(
+    ("fastest", "asked", "stages"),
+    [
+        (torch.bfloat16, "auto", ("bf16", "fp32")),
+        (torch.bfloat16, "bf16", ("bf16", "bf16")),
+        (torch.float32, "auto", ("fp32", "fp32")),
+        (torch.float16, "auto", ("fp16", "fp16")),
+    ],
+)
+def test_labels_are_decided_in_single_precision_where_the_cpu_is_faster_in_bf16(
+    fastest: torch.dtype, asked: str, stages: tuple[str, str], monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(engine, "fastest_precision", lambda device: fastest)
+    with caplog.at_level("INFO"):
+        both = engines_of_stages("cpu", "torch", asked)
+    assert tuple(one.precision_name for one in both) == stages
+    assert (both[0] is both[1]) == (stages[0] == stages[1]), "one engine halves its batch for both stages"
+    assert f"Networks run on cpu in {stages[0]}, by torch" in caplog.text
+    assert ("stage 2 on cpu in fp32, by torch" in caplog.text) == (stages[0] != stages[1])
+
+
 def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> None:
     assert Engine("cpu", precision="bf16").precision == torch.bfloat16
     assert Engine("cpu", precision="fp32").precision_name == "fp32"
@@ -147,8 +168,8 @@ def test_the_trial_of_the_cpu_takes_time_and_is_made_once() -> None:
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        machine = Engine("cpu")
-        machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
+        for machine in engines_of_stages("cpu"):
+            machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
     assert [record.message for record in caplog.records if "cpu in" in record.message] == [caplog.records[0].message]
 
 

@@ -137,16 +137,17 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
     smallest = smallest_component(volume.hu.shape, volume.hu.shape, volume.spacing, to_the_letter)
     for name, network in zip(names, cascade.locators, strict=False):
         started = time.perf_counter()
-        labels = stage1_labels(volume, network, cascade.locate_norm, cascade.engine, to_the_letter)
+        labels = stage1_labels(volume, network, cascade.locate_norm, cascade.locate_engine, to_the_letter)
         yield name, postprocess(labels, smallest, to_the_letter), time.perf_counter() - started
     started = time.perf_counter()
-    regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.engine, to_the_letter)
+    regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.locate_engine, to_the_letter)
     locating = time.perf_counter() - started
     rows = [(name, [network]) for name, network in zip(names[len(cascade.locators) :], cascade.segmenters, strict=True)]
     for name, networks in [*rows, (ENSEMBLE, cascade.segmenters)]:
         started = time.perf_counter()
         labels = np.zeros(volume.hu.shape, np.uint8)
-        for box, chunk in segment(volume, regions, networks, cascade.segment_norm, cascade.engine, to_the_letter):
+        engine = cascade.segment_engine
+        for box, chunk in segment(volume, regions, networks, cascade.segment_norm, engine, to_the_letter):
             labels[box] = most_probable(chunk).cpu().numpy()
         yield name, postprocess(labels, smallest, to_the_letter), locating + time.perf_counter() - started
 

@@ -7,6 +7,7 @@ alone, and the checkpoint holds everything else. Several processes (``torchrun``
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ from train.journal import Journal
 from train.losses import kernel_penalty, loss
 from train.regions import judge
 from train.sampling import Box, draw_batch, find_sites
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_STEPS = 50
 WEIGHTS, CHECKPOINT, KEPT = "weights.safetensors", "checkpoint.pt", "kept.json"
@@ -86,6 +89,7 @@ class Trainer:
         self.config, self.train, self.valid, self.folder = config, train, valid, folder
         keep_memory()
         self.engine = Engine(workers.device(device), "torch")
+        log.info("Training on %s.", self.engine)
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None
         norm = before.info.norm if before else norm
