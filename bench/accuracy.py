@@ -2,9 +2,10 @@
 
     python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR] [--modes native paper] [--out DIR]
 
-The configuration is that of the training. Lone slices of its validation patients are repeated into thin volumes, of
+The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
-of, training patients are marked, since they flatter. The rows are those of Table 2 (``train.evaluate.answers``).
+of, training patients are marked, since they flatter. Who was held out the weight files say; of one that does not,
+the configuration does. The rows are those of Table 2 (``train.evaluate.answers``).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import argparse
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from kits.engine import Network
 from kits.files import Case, read_volume, write_image, write_text
 from kits.overlay import write_overlay
 from kits.volume import Volume
-from kits.weights import MODES, load_members
+from kits.weights import MODES, Member, load_members
 from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
 from train.evaluate import answers
@@ -109,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     locators, segmenters = load_members(arguments.weights)
     cascades = [Cascade(locators, segmenters, mode=mode) for mode in arguments.modes]
-    data = data_of(read_settings(arguments.config))
+    data = unseen_by(data_of(read_settings(arguments.config)), [one for each in cascades for one in each.members])
     rows = [row for case in tqdm(list(cases_of(data, arguments.simulated)), disable=None)
             for row in judge(*case, cascades, arguments.out)]  # fmt: skip
     text = tables(rows)
@@ -117,6 +118,12 @@ def main() -> None:
     if arguments.out:
         write_text(text, arguments.out / "accuracy.md")
         write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", arguments.out / "accuracy.json")
+
+
+def unseen_by(data: Data, members: Iterable[Member]) -> Data:
+    """The data with those patients to validate on from whom no network learned."""
+    held_out = [set(member.info.held_out or data.valid) for member in members]
+    return replace(data, valid=tuple(sorted(set(data.valid).intersection(*held_out))))
 
 
 def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, LabelledCase, bool]]:

@@ -41,6 +41,7 @@ class WeightsInfo:
         trained_on: the data, in a sentence.
         licence: under which the weights may be used.
         modes: which of ``MODES`` run it; a file that does not say so is for all.
+        held_out: patients that it never learned from, nor from anything made of them; none: it does not say.
     """
 
     role: str
@@ -49,6 +50,7 @@ class WeightsInfo:
     trained_on: str
     licence: str
     modes: tuple[str, ...] = MODES
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
         for name, tensor in state.items()
         if tensor.is_floating_point()
     }
-    metadata = {key: str(value) for key, value in asdict(info).items() if key not in ("norm", "modes")}
+    metadata = {key: str(value) for key, value in asdict(info).items() if key not in ("norm", "modes", "held_out")}
     metadata |= {
         "modes": " ".join(info.modes),
+        "held_out": " ".join(info.held_out),
         "format": FORMAT,
         "hu_window": f"{info.norm.window[0]} {info.norm.window[1]}",
         "mean": repr(info.norm.mean),
@@ -119,6 +122,7 @@ def load_member(path: Path) -> Member:
             metadata["trained_on"],
             metadata["licence"],
             tuple(metadata.get("modes", " ".join(MODES)).split()),
+            tuple(metadata.get("held_out", "").split()),
         )
         network = ARCHITECTURES[info.architecture]()
         missing, unexpected = network.load_state_dict(tensors, strict=False)

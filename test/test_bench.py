@@ -1,6 +1,7 @@
 """The benches' own arithmetic: what is scored, against what, and who is said to be unseen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from bench.ablation import switches, without_each
-from bench.accuracy import Remembering, Row, cases_of, false_tumours, judge, mean, pooled, tables
+from bench.accuracy import Remembering, Row, cases_of, false_tumours, judge, mean, pooled, tables, unseen_by
 from kits.files import write_image
 from test.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
@@ -98,6 +99,13 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
     text = tables(every)
     assert "| known | seen |" in text
     assert text.count("| simulated painted | ensemble, native |") == 1
+
+
+def test_who_was_held_out_the_weights_say_and_else_the_configuration() -> None:
+    members = threshold_cascade().members
+    assert unseen_by(Data(valid=("a", "b")), members).valid == ("a", "b"), "these files say nothing"
+    told = replace(members[0], info=replace(members[0].info, held_out=("b", "c")))
+    assert unseen_by(Data(valid=("a", "b")), [told, *members[1:]]).valid == ("b",)
 
 
 @pytest.mark.parametrize("network", PAPER)

@@ -608,6 +608,7 @@ from train import workers
 config = replace(SMALL, architecture=sys.argv[2], dropout=False, schedule=replace(SMALL.schedule, batch=4, clip=0.0))
 with workers.workers():
     run = trainer(config, Path(sys.argv[1]) / f"rank{workers.rank()}")
+    run.engine.precision = torch.float32  # bf16's rounding would hide what is compared
     for module in run.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
@@ -708,6 +709,16 @@ def test_a_network_can_take_its_normalisation_from_the_ensemble_that_it_is_to_jo
     alone, joining = (load_member(tmp_path / name / "weights.safetensors").info for name in ("alone", "joining"))
     assert joining.norm == NORM != alone.norm
     assert joining.architecture == "wide-unet"
+
+
+def test_a_weight_file_says_who_was_held_out(tmp_path: Path) -> None:
+    data = Data((Source("kits", kits_folder(tmp_path / "kits", 3)),), valid=("kits-00001", "of-simulated-scans-only"))
+    index = prepare(data, tmp_path / "cache")
+    config = replace(SMALL, schedule=replace(SMALL.schedule, epochs=1, epoch_steps=1))
+    for number, fold in enumerate((None, (0, 3), (1, 3))):
+        file = fit_network(config, data, tmp_path / "cache", tmp_path / str(number), "cpu", fold=fold)
+        expected = split(index, data, fold)[1] if fold else sorted(data.valid)
+        assert load_member(file).info.held_out == tuple(expected)
 
 
 def test_fitting_needs_a_prepared_cache(tmp_path: Path) -> None:

