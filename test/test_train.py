@@ -30,7 +30,7 @@ from train.cache import Scan, load, prepare, scan_of, split
 from train.cases import find_labelled
 from train.config import GROUPS, PRESETS, Augmentation, Data, Loss, Source, config_of, data_of, read_settings, to_toml
 from train.loop import DivergedError, Trainer, initialised
-from train.losses import kernel_penalty, loss
+from train.losses import EMPTY_PX, EMPTY_WEIGHT, SMOOTH_PX, kernel_penalty, loss
 from train.recipe import fit_network
 from train.regions import judge, locate_kidneys, predict_labels
 from train.sampling import Site, draw_batch, find_sites
@@ -444,9 +444,11 @@ def test_each_slices_dice_counts_small_tumours_as_much_as_large_ones_and_false_o
         return loss(logits, truth, Loss((0.0, 0.0, 0.0), dice=True, each=each)).item()
 
     assert wrong(1, 0, 0.0) == pytest.approx(1 - 2 * 1600 / (2 * 1600 + 400), abs=1e-3)
-    assert wrong(1, 0, 1.0) == pytest.approx((1 - 100 / 500) / 3, abs=1e-3)
-    assert wrong(0, 0, 1.0) == pytest.approx((1 - 100 / 1700) / 3, abs=1e-3)
-    assert wrong(2, 2, 1.0) == pytest.approx((1 - 100 / 1700) / 3, abs=1e-3)
+    counted = 2 + EMPTY_WEIGHT
+    assert wrong(1, 0, 1.0) == pytest.approx((1 - SMOOTH_PX / (400 + SMOOTH_PX)) / counted, abs=1e-3)
+    assert wrong(0, 0, 1.0) == pytest.approx((1 - SMOOTH_PX / (1600 + SMOOTH_PX)) / counted, abs=1e-3)
+    assert wrong(2, 2, 1.0) == pytest.approx(EMPTY_WEIGHT * (1 - EMPTY_PX / (1600 + EMPTY_PX)) / counted, abs=1e-3)
+    assert wrong(1, 0, 1.0) > 0.9 * wrong(0, 0, 1.0) > 2 * wrong(2, 2, 1.0) > 0
 
 
 def test_the_papers_cross_entropy_is_keras() -> None:

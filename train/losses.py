@@ -10,8 +10,12 @@ from torch.nn import functional
 
 from train.config import Loss
 
-SMOOTH_PX = 100.0
-"""Added to both sides of a slice's own Dice: where it shows nothing of a region, less false of it is then better."""
+SMOOTH_PX = 10.0
+"""Added to both sides of the own Dice of a slice that shows a region; more would let the smallest tumours go."""
+EMPTY_PX = 100.0
+"""The same for a slice that shows none of it, so that there less of it is better."""
+EMPTY_WEIGHT = 0.3
+"""How much the latter counts beside one that shows the region; docs/decisions.md says what 0 and 1 do."""
 
 
 def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
@@ -37,17 +41,18 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
     sums = torch.stack([_sums(p, truth) for p, truth in regions])
     if dist.is_initialized():
         sums = all_reduce(sums)
-    common, sizes, each, count = sums.T
+    common, sizes, each, counted = sums.T
     pooled = (2 * common + 1) / (sizes + 1)
-    dice = torch.lerp(pooled, each / count, how.each)
+    dice = torch.lerp(pooled, each / counted, how.each)
     return entropy.mean() + 1 - dice.mean()
 
 
 def _sums(p: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Of one region: common and total size, the sum of the slices' own Dice, and how many slices there are."""
-    common, size = (p * truth).sum((1, 2)), (p + truth).sum((1, 2))
-    each = (2 * common + SMOOTH_PX) / (size + SMOOTH_PX)
-    return torch.stack([common.sum(), size.sum(), each.sum(), size.new_tensor(len(size))])
+    """Of one region: common and total size, the weighted sum of the slices' own Dice, and the sum of their weights."""
+    common, size, shown = (p * truth).sum((1, 2)), (p + truth).sum((1, 2)), truth.any(2).any(1)
+    smooth, weight = (torch.where(shown, *each) for each in ((SMOOTH_PX, EMPTY_PX), (1.0, EMPTY_WEIGHT)))
+    each = (2 * common + smooth) / (size + smooth)
+    return torch.stack([common.sum(), size.sum(), (weight * each).sum(), weight.sum()])
 
 
 def kernel_penalty(network: nn.Module) -> torch.Tensor:
