@@ -14,7 +14,7 @@ SMOOTH_PX = 10.0
 """Added to both sides of the own Dice of a slice that shows a region; more would let the smallest tumours go."""
 EMPTY_PX = 100.0
 """The same for a slice that shows none of it, so that there less of it is better."""
-EMPTY_WEIGHT = 0.3
+EMPTY_WEIGHT = 0.5
 """How much the latter counts beside one that shows the region; docs/decisions.md says what 0 and 1 do."""
 
 
