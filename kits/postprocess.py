@@ -9,6 +9,8 @@ from kits.preprocess import working_shape
 
 SMALLEST_VOXELS = 5000
 """Components with fewer voxels go (section 2.4), counted on the networks' grid: native in-plane, 3 mm slices."""
+SMALLEST_TUMOUR_ML = 1.0
+"""What is called tumour and is smaller is none, but in the mode ``paper``; docs/decisions.md says why."""
 KIDNEYS = 2
 """How many there are at most."""
 KIDNEY_MM = 100.0
@@ -28,9 +30,26 @@ def smallest_component(
         shape, spacing: size (z, y, x) and spacing (mm) of the volume.
         to_the_letter: keep the paper's limit even for a scan that is too thin to hold a kidney.
     """
-    share = 1.0 if to_the_letter else min(1.0, shape[0] * spacing[0] / KIDNEY_MM)
+    share = 1.0 if to_the_letter else share_in_view(shape, spacing)
     working = working_shape(shape, spacing, to_the_letter=to_the_letter)
     return SMALLEST_VOXELS * share * float(np.prod(grid)) / float(np.prod(working))
+
+
+def smallest_tumour(shape: tuple[int, int, int], spacing: tuple[float, float, float], to_the_letter: bool) -> float:
+    """How many voxels of a volume make ``SMALLEST_TUMOUR_ML``, or its share of a scan too thin for a kidney.
+
+    Args:
+        shape, spacing: size (z, y, x) and spacing (mm) of the volume.
+        to_the_letter: no limit, as in the paper.
+    """
+    if to_the_letter:
+        return 0.0
+    return SMALLEST_TUMOUR_ML * 1000 / float(np.prod(spacing)) * share_in_view(shape, spacing)
+
+
+def share_in_view(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> float:
+    """How much of a kidney's height a scan holds, at most 1."""
+    return min(1.0, shape[0] * spacing[0] / KIDNEY_MM)
 
 
 def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tuple[slice, slice, slice]]]:
@@ -54,18 +73,21 @@ def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tupl
     return ranked, [moved(statistics["bounding_boxes"][index], inside) for index in order]
 
 
-def postprocess(labels: np.ndarray, smallest: float, to_the_letter: bool = False) -> np.ndarray:
+def postprocess(
+    labels: np.ndarray, smallest: float, to_the_letter: bool = False, tumour_smallest: float = 0.0
+) -> np.ndarray:
     """Clean a label map in place and return it (paper section 2.4).
 
     Components of kidney and tumour merged that are too small go; so does tumour that touches no kidney, unless the
     scan's first or last slice cuts it, since its kidney may then lie out of view. Of the rest the largest stay, as
-    many as there are kidneys. The tumour alone is never filtered by size: 60 of KiTS19's 210 tumours are smaller than
-    the paper's limit.
+    many as there are kidneys. The tumour alone has a far lower limit, since 60 of KiTS19's 210 tumours are smaller than
+    the paper's; below it what was called tumour is kidney, unless the scan's first or last slice cuts it.
 
     Args:
         labels: uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
         smallest: from ``smallest_component``, for this grid.
         to_the_letter: let any number of components stay, as the paper does.
+        tumour_smallest: from ``smallest_tumour``.
     """
     inside = bounding_box(labels > 0)
     if inside is None:
@@ -81,6 +103,14 @@ def postprocess(labels: np.ndarray, smallest: float, to_the_letter: bool = False
         if kidney_voxels[rank] > 0 or box[0].start == ends[0] or box[0].stop == ends[1]
     ]
     crop[~np.isin(merged, kept if to_the_letter else kept[:KIDNEYS])] = 0
+    tumours, boxes = components(crop == 2, 1)
+    counts = np.bincount(tumours.ravel(), minlength=len(boxes) + 1)
+    small = [
+        rank
+        for rank, box in enumerate(boxes, start=1)
+        if counts[rank] < tumour_smallest and box[0].start > ends[0] and box[0].stop < ends[1]
+    ]
+    crop[np.isin(tumours, small)] = 1
     return labels
 
 

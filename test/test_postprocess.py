@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kits.postprocess import bounding_box, components, postprocess, smallest_component
+from kits.postprocess import bounding_box, components, postprocess, smallest_component, smallest_tumour
 
 
 def map_of(*boxes: tuple[int, tuple[slice, slice, slice]], shape: tuple[int, int, int] = (20, 40, 40)) -> np.ndarray:
@@ -37,6 +37,25 @@ def test_kidney_and_tumour_count_together() -> None:
 def test_a_small_tumour_in_a_kidney_stays() -> None:
     labels = map_of((1, CUBE), (2, np.s_[9:10, 9:10, 9:10]))
     assert (postprocess(labels.copy(), 900) == labels).all()
+
+
+def test_a_tumour_below_its_own_limit_becomes_kidney() -> None:
+    large, small = (2, np.s_[5:15, 5:8, 5:15]), (2, np.s_[9:11, 12:14, 9:11])
+    labels = map_of((1, CUBE), large, small)
+    assert (postprocess(labels.copy(), 100, tumour_smallest=8) == labels).all()
+    assert (postprocess(labels.copy(), 100, tumour_smallest=9) == map_of((1, CUBE), large)).all()
+
+
+@pytest.mark.parametrize("slices", [slice(0, 2), slice(18, 20)])
+def test_but_not_if_the_scan_ends_in_it(slices: slice) -> None:
+    labels = map_of((1, np.s_[:, 5:15, 5:15]), (2, np.s_[slices, 9:11, 9:11]))
+    assert (postprocess(labels.copy(), 100, tumour_smallest=100) == labels).all()
+
+
+def test_the_smallest_tumour_is_a_millilitre_or_its_share_of_a_thin_scan_and_none_to_the_letter() -> None:
+    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(2000)
+    assert smallest_tumour((25, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(1000)
+    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), True) == 0
 
 
 def test_tumour_that_touches_no_kidney_goes() -> None:
