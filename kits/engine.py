@@ -146,7 +146,7 @@ class Engine:
 def engines_of_stages(device: str = "auto", engine: str = "auto", precision: str = "auto") -> tuple[Engine, Engine]:
     """Where stage 1 and stage 2 run.
 
-    Stage 1 only says where to look; stage 2 decides the labels, of which bf16 changes up to 0.07 %. So with ``auto`` a
+    Stage 1 only says where to look; stage 2 decides the labels, of which bf16 changes up to 0.08 %. So with ``auto`` a
     CPU that is faster in bf16 takes it for stage 1 alone, and label maps are those of fp32 (docs/decisions.md).
 
     Args:
