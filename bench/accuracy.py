@@ -122,8 +122,8 @@ def main() -> None:
 
 def unseen_by(data: Data, members: Iterable[Member]) -> Data:
     """The data with those patients to validate on from whom no network learned."""
-    held_out = [set(member.info.held_out or data.valid) for member in members]
-    return replace(data, valid=tuple(sorted(set(data.valid).intersection(*held_out))))
+    said = [member.info.held_out for member in members if member.info.held_out is not None]
+    return replace(data, valid=tuple(sorted(set(data.valid).intersection(*said))))
 
 
 def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, LabelledCase, bool]]:

@@ -41,7 +41,7 @@ class WeightsInfo:
         trained_on: the data, in a sentence.
         licence: under which the weights may be used.
         modes: which of ``MODES`` run it; a file that does not say so is for all.
-        held_out: patients that it never learned from, nor from anything made of them; none: it does not say.
+        held_out: patients that it never learned from, nor from anything made of them; None: it does not say.
     """
 
     role: str
@@ -50,7 +50,7 @@ class WeightsInfo:
     trained_on: str
     licence: str
     modes: tuple[str, ...] = MODES
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,13 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
     metadata = {key: str(value) for key, value in asdict(info).items() if key not in ("norm", "modes", "held_out")}
     metadata |= {
         "modes": " ".join(info.modes),
-        "held_out": " ".join(info.held_out),
         "format": FORMAT,
         "hu_window": f"{info.norm.window[0]} {info.norm.window[1]}",
         "mean": repr(info.norm.mean),
         "std": repr(info.norm.std),
     }
+    if info.held_out is not None:
+        metadata["held_out"] = " ".join(info.held_out)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     save_file(tensors, aside, metadata)
@@ -122,7 +123,7 @@ def load_member(path: Path) -> Member:
             metadata["trained_on"],
             metadata["licence"],
             tuple(metadata.get("modes", " ".join(MODES)).split()),
-            tuple(metadata.get("held_out", "").split()),
+            tuple(metadata["held_out"].split()) if "held_out" in metadata else None,
         )
         network = ARCHITECTURES[info.architecture]()
         missing, unexpected = network.load_state_dict(tensors, strict=False)

@@ -106,6 +106,8 @@ def test_who_was_held_out_the_weights_say_and_else_the_configuration() -> None:
     assert unseen_by(Data(valid=("a", "b")), members).valid == ("a", "b"), "these files say nothing"
     told = replace(members[0], info=replace(members[0].info, held_out=("b", "c")))
     assert unseen_by(Data(valid=("a", "b")), [told, *members[1:]]).valid == ("b",)
+    knows_all = replace(members[0], info=replace(members[0].info, held_out=()))
+    assert unseen_by(Data(valid=("a", "b")), [knows_all, told]).valid == ()
 
 
 @pytest.mark.parametrize("network", PAPER)

@@ -70,7 +70,8 @@ class Trainer:
         folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the weights that
             are kept in ``weights.safetensors`` with their scores in ``kept.json``.
         device: ``auto``, ``cuda`` or ``cpu``.
-        start: a weight file to go on from instead of from random weights; its normalisation is kept.
+        start: a weight file to go on from instead of from random weights; its normalisation is kept, and whom it
+            learned from is not said to be held out.
         located: kidney boxes from stage 1, for ``config.regions == "located"``.
     """
 
@@ -93,8 +94,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None
         norm = before.info.norm if before else norm
+        held_out: tuple[str, ...] | None = data.valid
+        if before:  # what it learned from is not unlearned; where it does not say, nobody knows
+            said = before.info.held_out
+            held_out = None if said is None else tuple(patient for patient in data.valid if patient in said)
         self.info = WeightsInfo(
-            config.role, config.architecture, norm, data.trained_on, data.licence, config.modes, data.valid
+            config.role, config.architecture, norm, data.trained_on, data.licence, config.modes, held_out
         )
         network = before.network.requires_grad_() if before else initialised(config)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
