@@ -110,7 +110,8 @@ def main() -> None:
     cascade = Cascade.load(arguments.weights, arguments.device, arguments.mode, arguments.engine)
     load = time.perf_counter() - started
     engines = {"locate": cascade.locate_engine, "segment": cascade.segment_engine}
-    peaks = {engine.precision_name: matrix_peak(engine) for engine in engines.values()}
+    different = {engine.precision_name: engine for engine in engines.values()}
+    peaks = {name: matrix_peak(engine) for name, engine in different.items()}
     device = cascade.locate_engine.device
     speed, clock = bandwidth(device), Clock(device)
 

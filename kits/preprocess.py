@@ -23,7 +23,7 @@ KITS_IN_PLANE_MM = (0.4, 1.1)
 """KiTS19's in-plane spacings: within them slices keep their own; outside, they are resampled to TYPICAL_MM."""
 TYPICAL_MM = 0.78
 FINEST_MM = 0.62
-"""Finer than this the networks know no kidneys: those in training were at most 1.25 times as large as at TYPICAL_MM."""
+"""Finer than this the networks take kidney for tumour: few that they learned from look as large."""
 SLAB_SLICES = 48
 """Slices resampled at a time: bounds the memory of the float copies, whatever the volume's length."""
 

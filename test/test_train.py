@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kits.engine import Engine
 from kits.errors import InputError
 from kits.preprocess import Normalisation
-from kits.weights import Member, load_member
+from kits.weights import Member, load_member, save_weights
 from test.threshold import Threshold, dice, oriented, phantom
 from train import cache, loop, workers
 from train.__main__ import main
@@ -30,7 +30,7 @@ from train.cache import Scan, load, prepare, scan_of, split
 from train.cases import find_labelled
 from train.config import GROUPS, PRESETS, Augmentation, Data, Loss, Source, config_of, data_of, read_settings, to_toml
 from train.loop import DivergedError, Trainer, initialised
-from train.losses import EMPTY_PX, EMPTY_WEIGHT, SMOOTH_PX, kernel_penalty, loss
+from train.losses import EMPTY_PX, SMOOTH_PX, kernel_penalty, loss
 from train.recipe import fit_network
 from train.regions import judge, locate_kidneys, predict_labels
 from train.sampling import Site, draw_batch, find_sites
@@ -441,13 +441,13 @@ def test_each_slices_dice_counts_small_tumours_as_much_as_large_ones_and_false_o
         found = truth.clone()
         found[slice_, :40, :40] = label
         logits = torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2) * 50.0
-        return loss(logits, truth, Loss((0.0, 0.0, 0.0), dice=True, each=each)).item()
+        return loss(logits, truth, Loss((0.0, 0.0, 0.0), dice=True, each=each, empty=0.4)).item()
 
     assert wrong(1, 0, 0.0) == pytest.approx(1 - 2 * 1600 / (2 * 1600 + 400), abs=1e-3)
-    counted = 2 + EMPTY_WEIGHT
+    counted = 2 + 0.4
     assert wrong(1, 0, 1.0) == pytest.approx((1 - SMOOTH_PX / (400 + SMOOTH_PX)) / counted, abs=1e-3)
     assert wrong(0, 0, 1.0) == pytest.approx((1 - SMOOTH_PX / (1600 + SMOOTH_PX)) / counted, abs=1e-3)
-    assert wrong(2, 2, 1.0) == pytest.approx(EMPTY_WEIGHT * (1 - EMPTY_PX / (1600 + EMPTY_PX)) / counted, abs=1e-3)
+    assert wrong(2, 2, 1.0) == pytest.approx(0.4 * (1 - EMPTY_PX / (1600 + EMPTY_PX)) / counted, abs=1e-3)
     assert wrong(1, 0, 1.0) > 0.9 * wrong(0, 0, 1.0) > wrong(2, 2, 1.0) > 0
 
 
@@ -721,6 +721,21 @@ def test_a_weight_file_says_who_was_held_out(tmp_path: Path) -> None:
         file = fit_network(config, data, tmp_path / "cache", tmp_path / str(number), "cpu", fold=fold)
         expected = split(index, data, fold)[1] if fold else sorted(data.valid)
         assert load_member(file).info.held_out == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(("a", "c"), ("a",)), ((), ()), (None, None)],
+    ids=["it knew one of them", "it knew all", "it does not say"],
+)
+def test_whom_the_weights_to_start_from_knew_is_not_held_out(
+    said: tuple[str, ...] | None, expected: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    before = trainer(folder=tmp_path / "before")
+    file = tmp_path / "before.safetensors"
+    save_weights(file, before.network, replace(before.info, held_out=said))
+    after = trainer(folder=tmp_path / "after", data=replace(DATA, valid=("a", "b")), start=file)
+    assert after.info.held_out == expected
 
 
 def test_fitting_needs_a_prepared_cache(tmp_path: Path) -> None:

@@ -119,12 +119,14 @@ class Loss:
         dice: add one minus the soft Dice of the scored regions.
         each: how much of that is the mean of each slice's own Dice instead of that of all the batch's pixels, where
             one large tumour outweighs many small ones.
+        empty: how much a slice without the region counts in that mean, beside one that shows it.
         l2: times the sum of squares of all convolution kernels, as Keras means it (section 3.1: 0.1).
     """
 
     class_weights: tuple[float, float, float]
     dice: bool = False
     each: float = 0.0
+    empty: float = 0.5
     l2: float = 0.1
 
 

@@ -141,13 +141,13 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
         labels = stage1_labels(volume, network, cascade.locate_norm, cascade.locate_engine, to_the_letter)
         yield name, postprocess(labels, smallest, to_the_letter, least), time.perf_counter() - started
     started = time.perf_counter()
+    engine = cascade.segment_engine
     regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.locate_engine, to_the_letter)
     locating = time.perf_counter() - started
     rows = [(name, [network]) for name, network in zip(names[len(cascade.locators) :], cascade.segmenters, strict=True)]
     for name, networks in [*rows, (ENSEMBLE, cascade.segmenters)]:
         started = time.perf_counter()
         labels = np.zeros(volume.hu.shape, np.uint8)
-        engine = cascade.segment_engine
         for box, chunk in segment(volume, regions, networks, cascade.segment_norm, engine, to_the_letter):
             labels[box] = most_probable(chunk).cpu().numpy()
         yield name, postprocess(labels, smallest, to_the_letter, least), locating + time.perf_counter() - started

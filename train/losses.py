@@ -14,8 +14,6 @@ SMOOTH_PX = 10.0
 """Added to both sides of the own Dice of a slice that shows a region; more would let the smallest tumours go."""
 EMPTY_PX = 100.0
 """The same for a slice that shows none of it, so that there less of it is better."""
-EMPTY_WEIGHT = 0.5
-"""How much the latter counts beside one that shows the region; docs/decisions.md says what 0 and 1 do."""
 
 
 def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
@@ -38,7 +36,7 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
         return entropy.mean()
     probabilities = logits_BCYX.softmax(1)
     regions = ((1 - probabilities[:, 0], labels_BYX > 0), (probabilities[:, 2], labels_BYX > 1))
-    sums = torch.stack([_sums(p, truth) for p, truth in regions])
+    sums = torch.stack([_sums(p, truth, how.empty) for p, truth in regions])
     if dist.is_initialized():
         sums = all_reduce(sums)
     common, sizes, each, counted = sums.T
@@ -47,10 +45,11 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
     return entropy.mean() + 1 - dice.mean()
 
 
-def _sums(p: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def _sums(p: torch.Tensor, truth: torch.Tensor, empty: float) -> torch.Tensor:
     """Of one region: common and total size, the weighted sum of the slices' own Dice, and the sum of their weights."""
     common, size, shown = (p * truth).sum((1, 2)), (p + truth).sum((1, 2)), truth.any(2).any(1)
-    smooth, weight = (torch.where(shown, *each) for each in ((SMOOTH_PX, EMPTY_PX), (1.0, EMPTY_WEIGHT)))
+    smooth = torch.where(shown, SMOOTH_PX, EMPTY_PX)
+    weight = torch.where(shown, 1.0, empty)
     each = (2 * common + smooth) / (size + smooth)
     return torch.stack([common.sum(), size.sum(), (weight * each).sum(), weight.sum()])
 
