@@ -1,11 +1,13 @@
 """Scores of a weights folder on cases with known labels: each network alone and the ensemble.
 
-    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR] [--modes native paper] [--out DIR]
+    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR ...] [--modes native paper] [--out DIR]
+    python -m bench.accuracy --config train/folds.toml --weights FOLD0 FOLD1 FOLD2 ...     cross-validated
 
 The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
-of, training patients are marked, since they flatter. Who was held out the weight files say; of one that does not,
-the configuration does. The rows are those of Table 2 (``train.evaluate.answers``).
+of, training patients are marked, since they flatter; of a cross-validation they are left out. Who was held out the
+weight files say; of one that does not, the configuration does. The rows are those of Table 2
+(``train.evaluate.answers``).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +28,7 @@ from tqdm import tqdm
 from bench.common import table
 from kits.cascade import Cascade
 from kits.engine import Network
+from kits.errors import InputError
 from kits.files import Case, read_volume, write_image, write_text
 from kits.overlay import write_overlay
 from kits.volume import Volume
@@ -102,17 +105,24 @@ def remembering(cascade: Cascade) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parent.parent / "weights")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[Path(__file__).parent.parent / "weights"],
+                        help="weights folder, or those of a cross-validation's folds")  # fmt: skip
     parser.add_argument("--config", type=Path, required=True, help="the training's: its [data] table is used")
-    parser.add_argument("--simulated", type=Path, metavar="KITS_DIR", help="made by python -m train simulate")
+    parser.add_argument("--simulated", type=Path, nargs="+", metavar="KITS_DIR", default=[],
+                        help="made by python -m train simulate")  # fmt: skip
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["native"])
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
-    locators, segmenters = load_members(arguments.weights)
-    cascades = [Cascade(locators, segmenters, mode=mode) for mode in arguments.modes]
-    data = unseen_by(data_of(read_settings(arguments.config)), [one for each in cascades for one in each.members])
-    rows = [row for case in tqdm(list(cases_of(data, arguments.simulated)), disable=None)
-            for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+    data = data_of(read_settings(arguments.config))
+    rows: list[Row] = []
+    for folder in arguments.weights:
+        members = load_members(folder)
+        cascades = [Cascade(*members, mode=mode) for mode in arguments.modes]
+        known = unseen_by(data, [one for each in cascades for one in each.members])
+        cases = list(cases_of(known, arguments.simulated, only_unseen=len(arguments.weights) > 1))
+        rows += [row for case in tqdm(cases, desc=str(folder), disable=None)
+                 for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+    refuse_twice(rows)
     text = tables(rows)
     print(text)
     if arguments.out:
@@ -122,21 +132,43 @@ def main() -> None:
 
 def unseen_by(data: Data, members: Iterable[Member]) -> Data:
     """The data with those patients to validate on from whom no network learned."""
-    said = [member.info.held_out for member in members if member.info.held_out is not None]
-    return replace(data, valid=tuple(sorted(set(data.valid).intersection(*said))))
+    said = [data.valid if member.info.held_out is None else member.info.held_out for member in members]
+    return replace(data, valid=tuple(sorted(set.intersection(*map(set, said)))))
 
 
-def cases_of(data: Data, simulated: Path | None) -> Iterator[tuple[str, LabelledCase, bool]]:
-    """Cases to score: their group, and whether they are unseen."""
+def cases_of(
+    data: Data, simulated: Iterable[Path] = (), only_unseen: bool = False
+) -> Iterator[tuple[str, LabelledCase, bool]]:
+    """Cases to score: their group, and whether they are unseen.
+
+    Args:
+        data: whom no network learned from is in ``valid``.
+        simulated: folders of simulated scans.
+        only_unseen: leave out the whole volumes and simulated scans that were learned from.
+    """
     for source in data.sources:
         for case in find_labelled(source) if source.kind != "kits" else ():
             unseen = case.patient in data.valid
-            if unseen or source.kind == "volumes":
+            if unseen or (source.kind == "volumes" and not only_unseen):
                 yield source.kind, case, unseen
-    if simulated:
-        for case in find_labelled(Source("kits", simulated, "simulated")):
+    for folder in simulated:
+        for case in find_labelled(Source("kits", folder, folder.name)):
             about = json.loads((case.files[0].parent / "simulation.json").read_text(encoding="utf-8"))
-            yield f"simulated {about['kind']}", case, set(case.made_of) <= set(data.valid)
+            unseen = set(case.made_of) <= set(data.valid)
+            if unseen or not only_unseen:
+                yield f"simulated {about['kind']}", case, unseen
+
+
+def refuse_twice(rows: Iterable[Row]) -> None:
+    """Folds of one cross-validation score each case once.
+
+    Raises:
+        InputError: a case was scored by several weights folders.
+    """
+    most = Counter((row.network, row.case) for row in rows).most_common(1)
+    if most and most[0][1] > 1:
+        (_, case), times = most[0]
+        raise InputError(f"{case} was scored {times} times: the weights folders are not folds of one cross-validation.")
 
 
 def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None) -> Iterator[Row]:

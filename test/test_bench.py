@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from bench.ablation import switches, without_each
-from bench.accuracy import Remembering, Row, cases_of, false_tumours, judge, mean, pooled, tables, unseen_by
+from bench.accuracy import (
+    Remembering,
+    Row,
+    cases_of,
+    false_tumours,
+    judge,
+    mean,
+    pooled,
+    refuse_twice,
+    tables,
+    unseen_by,
+)
+from kits.errors import InputError
 from kits.files import write_image
 from test.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
@@ -85,7 +97,9 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
         write_case(folder, ("imaging.nii.gz", "segmentation.nii.gz"))
         (folder / "simulation.json").write_text(json.dumps({"kind": "painted", "patients": made_of}))
     data = Data((Source("volumes", tmp_path / "volumes"),), valid=("new", "kits-00008"))
-    every = [found for case in cases_of(data, tmp_path / "simulated")
+    simulated = [tmp_path / "simulated"]
+    assert [unseen for *_, unseen in cases_of(data, simulated, only_unseen=True)] == [True, True]
+    every = [found for case in cases_of(data, simulated)
              for found in judge(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
     rows = [found for found in every if found.network == "ensemble, native"]
     assert [(found.group, found.case, found.unseen) for found in rows] == [
@@ -108,6 +122,14 @@ def test_who_was_held_out_the_weights_say_and_else_the_configuration() -> None:
     assert unseen_by(Data(valid=("a", "b")), [told, *members[1:]]).valid == ("b",)
     knows_all = replace(members[0], info=replace(members[0].info, held_out=()))
     assert unseen_by(Data(valid=("a", "b")), [knows_all, told]).valid == ()
+    assert unseen_by(Data(), [told]).valid == ("b", "c"), "a fold's files say it, the configuration cannot"
+
+
+def test_folds_that_share_a_case_are_refused() -> None:
+    one, other = (row(patient, (9, 10), (9, 10)) for patient in "ab")
+    refuse_twice([one, other, replace(one, network="another")])
+    with pytest.raises(InputError, match="a was scored 2 times: the weights folders are not folds"):
+        refuse_twice([one, other, one])
 
 
 @pytest.mark.parametrize("network", PAPER)

@@ -229,13 +229,23 @@ def test_mean_and_deviation_are_those_of_the_training_patients(tmp_path: Path) -
 
 
 def test_folds_validate_on_every_patient_once() -> None:
-    index = {"scans": [{"patient": f"kits-{n:05d}"} for n in range(11)]}
+    index = {"scans": [{"patient": f"kits-{n:05d}", "made_of": []} for n in range(11)]}
     parts = [split(index, Data(seed=3), (k, 4)) for k in range(4)]
     assert sorted(patient for _, valid in parts for patient in valid) == [f"kits-{n:05d}" for n in range(11)]
     assert all(not set(train) & set(valid) for train, valid in parts)
     assert len(split(index, Data(valid_count=3))[1]) == 3
     with pytest.raises(InputError, match="0 patients are left to train on"):
         split(index, Data(valid_count=11))
+
+
+def test_folds_are_of_those_whom_simulated_scans_were_made_of() -> None:
+    made = {"patient": "sim-00000", "made_of": ["kits-00001", "phantom"]}
+    index = {"scans": [{"patient": "kits-00001", "made_of": []}, {"patient": "kits-00002", "made_of": []}, made]}
+    parts = [split(index, Data(), (k, 3)) for k in range(3)]
+    assert sorted(patient for _, valid in parts for patient in valid) == ["kits-00001", "kits-00002", "phantom"]
+    for train, valid in parts:
+        assert "sim-00000" in train, "it is no patient to be held out by itself"
+        assert cache.may_train(made, train, valid) == (valid == ["kits-00002"])
 
 
 # Sampling

@@ -188,6 +188,8 @@ def on_grid(hu: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> 
 def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None) -> tuple[list[str], list[str]]:
     """Training and validation patients.
 
+    A simulated scan belongs to those whom it was made of: they are drawn, it is not.
+
     Args:
         index: of the cache.
         data: names validation patients, or says how many to draw (section 3.1: 20 of 210).
@@ -196,15 +198,16 @@ def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None
     Raises:
         InputError: nobody would be left on one of the sides, or a named patient is not there.
     """
-    patients = sorted({entry["patient"] for entry in index["scans"]})
-    shuffled = [patients[i] for i in np.random.default_rng(data.seed).permutation(len(patients))]
+    patients = {entry["patient"] for entry in index["scans"]}
+    real = sorted({name for entry in index["scans"] for name in entry["made_of"] or (entry["patient"],)})
+    shuffled = [real[i] for i in np.random.default_rng(data.seed).permutation(len(real))]
     if fold:
         valid = shuffled[fold[0] :: fold[1]]
     elif data.valid:
-        valid = sorted(set(data.valid) & set(patients))
+        valid = sorted(patients & set(data.valid))
     else:
         valid = shuffled[: data.valid_count]
-    train = sorted(set(patients) - set(valid))
+    train = sorted(patients - set(valid))
     if not valid or not train:
         raise InputError(
             f"{len(train)} patients are left to train on and {len(valid)} to validate on, of {len(patients)}; "
