@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from kits.errors import KitsError
+from kits.graphs import recorded_if_faster
 from kits.stacks import OFFSETS, stack_slices
 
 WINDOW_PX = 256
@@ -72,11 +73,15 @@ class Engine:
         return next(name for name, precision in PRECISIONS.items() if precision == self.precision)
 
     def place(self, network: nn.Module) -> Network:
-        """Make a network in evaluation mode ready to run here: compiled, or moved to the device."""
+        """Make a network in evaluation mode ready to run here: compiled, or moved to the device and recorded there."""
         if self.engine == "openvino":
             return compile_with_openvino(network, self.precision)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            return network
+        stacks_BCYX = torch.randn(self.batch, len(OFFSETS), WINDOW_PX, WINDOW_PX, device=self.device)
+        return recorded_if_faster(network, stacks_BCYX.contiguous(memory_format=torch.channels_last), self.precision)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, for a ``with`` around a network's call."""
