@@ -66,7 +66,7 @@ def without_each(data: Data) -> dict[str, Data]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="its [data] table is used")
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="its [data] table is used")
     parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and ablation.md")
     parser.add_argument("--vary", choices=("preset", "sources"), default="preset")
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of switches; all by default")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    data = data_of(read_settings(arguments.config))
+    data = data_of(read_settings(*arguments.config))
     index = read_index(arguments.cache)
     norm = Normalisation(index["mean"], index["std"])
     scans = load(arguments.cache, PAPER[arguments.network].role)

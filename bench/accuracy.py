@@ -107,13 +107,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, nargs="+", default=[Path(__file__).parent.parent / "weights"],
                         help="weights folder, or those of a cross-validation's folds")  # fmt: skip
-    parser.add_argument("--config", type=Path, required=True, help="the training's: its [data] table is used")
+    parser.add_argument(
+        "--config", type=Path, nargs="+", required=True, help="the training's: its [data] table is used"
+    )
     parser.add_argument("--simulated", type=Path, nargs="+", metavar="KITS_DIR", default=[],
                         help="made by python -m train simulate")  # fmt: skip
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["native"])
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
-    data = data_of(read_settings(arguments.config))
+    data = data_of(read_settings(*arguments.config))
     rows: list[Row] = []
     for folder in arguments.weights:
         members = load_members(folder)

@@ -38,7 +38,7 @@ def measure(trainer: Trainer, steps: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", type=Path, nargs="+", required=True)
     parser.add_argument("--cache", type=Path, required=True, help="folder that python -m train prepare filled")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="best")
     parser.add_argument("--steps", type=int, default=20)
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
-    settings = read_settings(arguments.config)
+    settings = read_settings(*arguments.config)
     index = read_index(arguments.cache)
     norm = Normalisation(index["mean"], index["std"])
     rows = []

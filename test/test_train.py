@@ -114,6 +114,25 @@ def test_a_wrong_configuration_is_told_by_name(tmp_path: Path, text: str) -> Non
         config_of("res-net", "best", read_settings(file))
 
 
+def test_a_later_configuration_changes_an_earlier_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text("[data]\nseed = 3\nvalid = ['a']\n[training.schedule]\nepochs = 7\nbatch = 4\n")
+    second.write_text("[data]\nvalid = []\n[training.schedule]\nepochs = 5\n[res-net]\npatch = 64\n")
+    settings = read_settings(first, second)
+    assert data_of(settings) == Data(seed=3)
+    config = config_of("res-net", "best", settings)
+    assert (config.schedule.epochs, config.schedule.batch, config.patch) == (5, 4, 64)
+    assert read_settings() == {}
+
+
+def test_the_shipped_configurations_are_whole() -> None:
+    files = [Path(loop.__file__).with_name(name) for name in ("mixture.toml", "folds.toml")]
+    mixture, folds = read_settings(files[0]), read_settings(*files)
+    assert data_of(folds) == replace(data_of(mixture), valid=(), seed=data_of(folds).seed)
+    for network in ("wide-unet1", "wide-unet2"):
+        assert config_of(network, "best", folds).schedule != config_of(network, "best", mixture).schedule
+
+
 def test_a_configuration_survives_its_own_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(to_toml({"data": asdict(DATA), "training": asdict(SMALL)}))

@@ -90,7 +90,8 @@ def fold(text: str) -> tuple[int, int]:
 def add_data(one: argparse.ArgumentParser) -> None:
     """Where the cases are."""
     one.add_argument("--data", type=Path, help="KiTS19's data folder: the only source, instead of --config's")
-    one.add_argument("--config", type=Path, help="TOML file: [data], [training], [res-unet1], [res-unet2], [res-net]")
+    text = "[data], [training], [res-unet1], ...; a later file changes what an earlier one says"
+    one.add_argument("--config", type=Path, nargs="+", default=[], metavar="TOML", help=text)
 
 
 def add_training(one: argparse.ArgumentParser) -> None:
@@ -107,7 +108,7 @@ def data_from(arguments: argparse.Namespace, settings: dict[str, Any]) -> Data:
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
-    index = prepare(data_from(arguments, read_settings(arguments.config)), arguments.cache)
+    index = prepare(data_from(arguments, read_settings(*arguments.config)), arguments.cache)
     train, valid = (len(index["split"][part]) for part in ("train", "valid"))
     print(f"{len(index['scans'])} scans of {train} training and {valid} validation patients in {arguments.cache}")
 
@@ -115,7 +116,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 def run_fit(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    settings = read_settings(arguments.config)
+    settings = read_settings(*arguments.config)
     with workers():
         path = recipe.fit_network(
             config_of(arguments.network, arguments.preset, settings),
@@ -134,7 +135,7 @@ def run_fit(arguments: argparse.Namespace) -> None:
 def run_all(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    settings = read_settings(arguments.config)
+    settings = read_settings(*arguments.config)
     configs = {network: config_of(network, arguments.preset, settings) for network in PRESETS[arguments.preset]}
     data = data_from(arguments, settings)
     return recipe.run(configs, data, arguments.out, arguments.folds, arguments.device)

@@ -266,25 +266,26 @@ PRESETS = {"paper": PAPER, "best": BEST}
 NETWORKS = tuple(BEST)
 
 
-def read_settings(path: Path | None) -> dict[str, Any]:
-    """A configuration file's tables; none is an empty one.
+def read_settings(*paths: Path) -> dict[str, Any]:
+    """Configuration files' tables, of which later ones change what earlier ones say; none is an empty one.
 
     ``[data]`` says where the cases are, ``[training]`` changes every network's preset, ``[res-unet1]`` and so on one's.
 
     Raises:
         InputError: no such file, no TOML, or a table of another name.
     """
-    if path is None:
-        return {}
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} is not a readable TOML file: {error}.") from error
+    together: dict[str, Any] = {}
     known = ("data", "training", *NETWORKS)
-    for name in settings:
-        if name not in known:
-            raise InputError(f"{path} has a table [{name}]; known are {', '.join(known)}.")
-    return settings
+    for path in paths:
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path} is not a readable TOML file: {error}.") from error
+        for name in settings:
+            if name not in known:
+                raise InputError(f"{path} has a table [{name}]; known are {', '.join(known)}.")
+        together = _merge(together, settings)
+    return together
 
 
 def data_of(settings: dict[str, Any]) -> Data:
