@@ -3,7 +3,8 @@
 CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions                       stage 1, locate
    regions at native resolution -> Wide-UNet2 (Res-UNet2 and Res-Net) -> probabilities        stage 2, segment
    mean of the networks' probabilities -> label map                                           stage 3, ensemble
-   -> too small components and tumours, tumour outside any kidney, third kidneys go            post-processing
+   -> too small components and tumours, tumour outside any kidney, third kidneys go,
+      what was called tumour and looks like water is a cyst                                   post-processing
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from kits.engine import engines_of_stages
 from kits.errors import WeightsError
 from kits.locate import Region, locate
-from kits.postprocess import postprocess, smallest_component, smallest_tumour
+from kits.postprocess import clean
 from kits.segment import segment
 from kits.volume import Volume
 from kits.weights import MODES, Member, load_members
@@ -151,9 +152,7 @@ class Cascade:
                 progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
 
         with result.timed("postprocess"):
-            smallest = smallest_component(shape, shape, volume.spacing, to_the_letter)
-            least = smallest_tumour(shape, volume.spacing, to_the_letter)
-            postprocess(result.labels, smallest, to_the_letter, least)
+            clean(result.labels, volume, to_the_letter)
         result.warnings += remarks(result)
         progress(1.0)
         return result

@@ -1,11 +1,16 @@
-"""Connected components: what is too small, a tumour outside any kidney, or a third kidney goes (paper section 2.4)."""
+"""Connected components: what is too small, a tumour outside any kidney, or a third kidney goes (paper section 2.4).
+
+And, our own: what was called tumour and looks like water is a cyst, and a cyst counts as kidney (KiTS19).
+"""
 
 from __future__ import annotations
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 from kits.preprocess import working_shape
+from kits.volume import Volume
 
 SMALLEST_VOXELS = 5000
 """Components with fewer voxels go (section 2.4), counted on the networks' grid: native in-plane, 3 mm slices."""
@@ -15,6 +20,29 @@ KIDNEYS = 2
 """How many there are at most."""
 KIDNEY_MM = 100.0
 """A kidney's usual height. A scan that shows less cannot hold whole kidneys: the limit shrinks with it."""
+
+WATER_HU = 18.0
+"""A cyst's HU lie around 0 to 20; the middle one of what is taken for a cyst is at most this (docs/decisions.md)."""
+BRIGHTEST_WATER_HU = 50.0
+"""Nine tenths of a cyst, its noise smoothed away, are darker; a tumour that is dark has brighter walls or septa."""
+ENHANCED_HU = 60.0
+"""Kidneys that contrast medium has reached are brighter; in others a tumour can be nearly as dark as a cyst."""
+RIM_MM = 1.5
+"""Where a lesion's border is blurred with what lies around it."""
+
+
+def clean(labels: np.ndarray, volume: Volume, to_the_letter: bool = False) -> np.ndarray:
+    """All that is done to a volume's label map in the end, in place; returns it.
+
+    Args:
+        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
+        volume: the CT.
+        to_the_letter: only what the paper does.
+    """
+    shape, spacing = volume.hu.shape, volume.spacing
+    smallest = smallest_component(shape, shape, spacing, to_the_letter)
+    postprocess(labels, smallest, to_the_letter, smallest_tumour(shape, spacing, to_the_letter))
+    return labels if to_the_letter else cysts_to_kidney(labels, volume.hu, spacing)
 
 
 def smallest_component(
@@ -112,6 +140,41 @@ def postprocess(
     ]
     crop[np.isin(tumours, small)] = 1
     return labels
+
+
+def cysts_to_kidney(labels: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """What was called tumour and is as dark and as even as water, in enhanced kidneys, becomes kidney, in place.
+
+    Args:
+        labels: uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
+        hu: the CT, int16 (z, y, x).
+        spacing: mm (z, y, x).
+    """
+    inside = bounding_box(labels > 0)
+    if inside is None or not (labels[inside] == 2).any():
+        return labels
+    crop, hu = labels[inside], hu[inside]
+    kidney = hu[crop == 1]
+    if not len(kidney) or np.median(kidney) < ENHANCED_HU:
+        return labels
+    tumours, boxes = components(crop == 2, 1)
+    for rank, box in enumerate(boxes, start=1):
+        mask = tumours[box] == rank
+        if is_water(hu[box], mask, spacing):
+            crop[box][mask] = 1
+    return labels
+
+
+def is_water(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float]) -> bool:
+    """Whether a lesion without its rim is as dark and as even as water."""
+    pixels = [RIM_MM / mm for mm in spacing[1:]]
+    rim = np.ones((1, *(2 * max(1, round(n)) + 1 for n in pixels)), bool)
+    core = ndimage.binary_erosion(mask, rim)
+    core = core if core.any() else mask
+    if np.median(hu[core]) > WATER_HU:
+        return False
+    smooth = ndimage.gaussian_filter(hu.astype(np.float32), (0, *pixels))
+    return bool(np.quantile(smooth[core], 0.9) <= BRIGHTEST_WATER_HU)
 
 
 def moved(box: tuple[slice, slice, slice], outer: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from kits.postprocess import bounding_box, components, postprocess, smallest_component, smallest_tumour
+from kits.postprocess import (
+    bounding_box,
+    clean,
+    components,
+    cysts_to_kidney,
+    postprocess,
+    smallest_component,
+    smallest_tumour,
+)
+from kits.volume import Volume
 
 
 def map_of(*boxes: tuple[int, tuple[slice, slice, slice]], shape: tuple[int, int, int] = (20, 40, 40)) -> np.ndarray:
@@ -102,3 +112,62 @@ def test_the_limit_shrinks_for_a_scan_too_thin_for_a_kidney_unless_to_the_letter
 def test_the_bounding_box_is_tight() -> None:
     assert bounding_box(map_of((1, CUBE)) > 0) == CUBE
     assert bounding_box(map_of() > 0) is None
+
+
+# Cysts
+
+LESION = np.s_[8:13, 12:32, 12:32]
+"""16 mm across at 0.8 mm."""
+SPACING = (3.0, 0.8, 0.8)
+
+
+def kidney_with_lesion(lesion_hu: float, kidney_hu: float = 150.0, noise_hu: float = 10.0) -> tuple[np.ndarray, ...]:
+    """A label map in which the lesion is called tumour, and the CT; its border is blurred, as by a scanner."""
+    labels = map_of((1, np.s_[3:17, 4:36, 4:36]), (2, LESION))
+    hu = np.where(labels == 2, lesion_hu, np.where(labels == 1, kidney_hu, -100.0))
+    hu = ndimage.gaussian_filter(hu, (0, 1, 1)) + np.random.default_rng(0).normal(0, noise_hu, hu.shape)
+    return labels, np.rint(hu).astype(np.int16)
+
+
+def test_what_looks_like_water_is_no_tumour() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == np.minimum(labels, 1)).all()
+    noisy = kidney_with_lesion(5.0, noise_hu=40.0)[1]
+    assert (cysts_to_kidney(labels.copy(), noisy, SPACING) == np.minimum(labels, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("lesion_hu", "kidney_hu"),
+    [(40.0, 150.0), (5.0, 40.0)],
+    ids=["brighter than water", "kidneys without contrast medium"],
+)
+def test_what_may_be_a_tumour_stays_one(lesion_hu: float, kidney_hu: float) -> None:
+    labels, hu = kidney_with_lesion(lesion_hu, kidney_hu)
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+
+
+def test_a_dark_tumour_with_bright_walls_stays_one() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    hu[:, 15:29, 20:24] = 120
+    assert np.median(hu[LESION]) < 15
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+
+
+def test_each_lesion_is_judged_by_itself() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    solid = np.s_[4:7, 14:30, 14:30]
+    labels[solid], hu[solid] = 2, 90
+    expected = np.where(hu == 90, labels, np.minimum(labels, 1))
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == expected).all()
+
+
+@pytest.mark.parametrize("labels", [map_of(), map_of((2, CUBE)), map_of((1, CUBE))])
+def test_without_a_kidney_or_a_tumour_no_cyst_is_sought(labels: np.ndarray) -> None:
+    assert (cysts_to_kidney(labels.copy(), np.zeros(labels.shape, np.int16), SPACING) == labels).all()
+
+
+def test_to_the_letter_a_cyst_stays_what_the_networks_called_it() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    volume = Volume.from_array(hu, SPACING, "scan")
+    assert (clean(labels.copy(), volume) == np.minimum(labels, 1)).all()
+    assert (clean(labels.copy(), volume, to_the_letter=True) == labels).all()

@@ -33,7 +33,7 @@ from kits.errors import InputError, KitsError
 from kits.files import Case, find_cases, read_volume, write_image
 from kits.limits import check_memory
 from kits.locate import halved_slices, locate
-from kits.postprocess import postprocess, smallest_component, smallest_tumour
+from kits.postprocess import clean
 from kits.preprocess import Normalisation
 from kits.score import score_case
 from kits.segment import CHUNK, Slices, segment, to_native_slices
@@ -134,12 +134,10 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
         (row of the table, uint8 (z, y, x) label map, seconds that it took).
     """
     to_the_letter = cascade.mode == "paper"
-    smallest = smallest_component(volume.hu.shape, volume.hu.shape, volume.spacing, to_the_letter)
-    least = smallest_tumour(volume.hu.shape, volume.spacing, to_the_letter)
     for name, network in zip(names, cascade.locators, strict=False):
         started = time.perf_counter()
         labels = stage1_labels(volume, network, cascade.locate_norm, cascade.locate_engine, to_the_letter)
-        yield name, postprocess(labels, smallest, to_the_letter, least), time.perf_counter() - started
+        yield name, clean(labels, volume, to_the_letter), time.perf_counter() - started
     started = time.perf_counter()
     engine = cascade.segment_engine
     regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.locate_engine, to_the_letter)
@@ -150,7 +148,7 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
         labels = np.zeros(volume.hu.shape, np.uint8)
         for box, chunk in segment(volume, regions, networks, cascade.segment_norm, engine, to_the_letter):
             labels[box] = most_probable(chunk).cpu().numpy()
-        yield name, postprocess(labels, smallest, to_the_letter, least), locating + time.perf_counter() - started
+        yield name, clean(labels, volume, to_the_letter), locating + time.perf_counter() - started
 
 
 def stage1_labels(
