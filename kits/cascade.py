@@ -21,7 +21,7 @@ import torch
 from kits.engine import engines_of_stages
 from kits.errors import WeightsError
 from kits.locate import Region, locate
-from kits.postprocess import clean
+from kits.postprocess import ENHANCED_HU, clean, kidney_hu
 from kits.segment import segment
 from kits.volume import Volume
 from kits.weights import MODES, Member, load_members
@@ -153,7 +153,7 @@ class Cascade:
 
         with result.timed("postprocess"):
             clean(result.labels, volume, to_the_letter)
-        result.warnings += remarks(result)
+        result.warnings += remarks(result, volume)
         progress(1.0)
         return result
 
@@ -181,7 +181,7 @@ def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     return labels.masked_fill_(tumour > torch.maximum(background, kidney), TUMOUR)
 
 
-def remarks(result: Prediction) -> list[str]:
+def remarks(result: Prediction, volume: Volume) -> list[str]:
     """Sentences on results that a person should look at twice."""
     found = []
     labelled = np.flatnonzero(result.labels.any(axis=(1, 2)))
@@ -191,4 +191,9 @@ def remarks(result: Prediction) -> list[str]:
         found.append("Only one kidney, or two that are fused, was found.")
     if labelled[0] == 0 or labelled[-1] == len(result.labels) - 1:
         found.append("A kidney is cut by the first or the last slice of the scan: its volume is incomplete.")
+    if (kidney := kidney_hu(result.labels, volume.hu)) < ENHANCED_HU:
+        found.append(
+            f"The kidneys measure {kidney:.0f} HU, as without contrast medium: the labels, tumours above all, are not "
+            "to be trusted in such scans."
+        )
     return found

@@ -5,6 +5,8 @@ And, our own: what was called tumour and looks like water is a cyst, and a cyst 
 
 from __future__ import annotations
 
+import math
+
 import cc3d
 import numpy as np
 from scipy import ndimage
@@ -154,8 +156,7 @@ def cysts_to_kidney(labels: np.ndarray, hu: np.ndarray, spacing: tuple[float, fl
     if inside is None or not (labels[inside] == 2).any():
         return labels
     crop, hu = labels[inside], hu[inside]
-    kidney = hu[crop == 1]
-    if not len(kidney) or np.median(kidney) < ENHANCED_HU:
+    if not kidney_hu(crop, hu) >= ENHANCED_HU:
         return labels
     tumours, boxes = components(crop == 2, 1)
     for rank, box in enumerate(boxes, start=1):
@@ -163,6 +164,17 @@ def cysts_to_kidney(labels: np.ndarray, hu: np.ndarray, spacing: tuple[float, fl
         if is_water(hu[box], mask, spacing):
             crop[box][mask] = 1
     return labels
+
+
+def kidney_hu(labels: np.ndarray, hu: np.ndarray) -> float:
+    """Median HU of what is labelled kidney; NaN where nothing is.
+
+    Args:
+        labels: uint8 (z, y, x): 1 kidney.
+        hu: the CT, int16 (z, y, x).
+    """
+    inside = bounding_box(labels == 1)
+    return float(np.median(hu[inside][labels[inside] == 1])) if inside else math.nan
 
 
 def is_water(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float]) -> bool:

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from kits import Cascade, Volume
-from kits.cascade import most_probable
+from kits.cascade import Prediction, most_probable, remarks
 from kits.errors import WeightsError
 from test.threshold import dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
@@ -100,6 +100,14 @@ def test_kidneys_at_the_edges_of_the_volume_are_whole_and_remarked_on() -> None:
     result = threshold_cascade().predict(volume)
     assert np.array_equal(result.labels, truth)
     assert any("cut by the first or the last slice" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("kidney_hu", "said"), [(35, True), (110, False)])
+def test_kidneys_without_contrast_medium_are_remarked_on(kidney_hu: int, said: bool) -> None:
+    volume, labels = phantom_volume()
+    scan = Volume.from_array(np.where(labels > 0, kidney_hu, volume.hu).astype(np.int16), volume.spacing, "scan")
+    found = remarks(Prediction(labels, []), scan)
+    assert any(f"The kidneys measure {kidney_hu} HU, as without contrast medium" in one for one in found) == said
 
 
 @pytest.mark.parametrize(
