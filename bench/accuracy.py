@@ -1,7 +1,7 @@
 """Scores of a weights folder on cases with known labels: each network alone and the ensemble.
 
     python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR ...] [--modes native paper] [--out DIR]
-    python -m bench.accuracy --config train/folds.toml --weights FOLD0 FOLD1 FOLD2 ...     cross-validated
+    python -m bench.accuracy --config train/mixture.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
 
 The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
