@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from kits.errors import KitsError
-from kits.graphs import recorded_if_faster
+from kits.graphs import Recorded, recorded_if_faster
 from kits.stacks import OFFSETS, stack_slices
 
 WINDOW_PX = 256
@@ -127,6 +127,9 @@ class Engine:
                 except torch.cuda.OutOfMemoryError:
                     if self.batch == 1:
                         raise
+                    for network in networks:
+                        if isinstance(network, Recorded):  # of a batch that is too large now
+                            network.forget()
                     torch.cuda.empty_cache()
                     self.batch = self.batch // 2
                     log.warning("The GPU ran out of memory; going on with batches of %d slices.", self.batch)

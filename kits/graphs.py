@@ -41,7 +41,7 @@ class Recorded:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):  # libraries set themselves up at their first calls, which no graph may hold
                     network(self.stacks_BCYX)
-            # DALI's threads go on allocating meanwhile: only this one's forbidden calls are errors.
+            # Other threads may use the GPU meanwhile: only this one's forbidden calls are errors.
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 self.logits_BCYX = network(self.stacks_BCYX)
 
@@ -51,6 +51,11 @@ class Recorded:
         self.stacks_BCYX.copy_(stacks_BCYX)
         self.graph.replay()
         return self.logits_BCYX
+
+    def forget(self) -> None:
+        """Give the recording's memory back; from now on every batch goes to the network itself."""
+        self.graph.reset()
+        self.stacks_BCYX = self.logits_BCYX = self.stacks_BCYX[:0].clone()
 
 
 def recorded_if_faster(network: nn.Module, stacks_BCYX: torch.Tensor, precision: torch.dtype) -> nn.Module | Recorded:

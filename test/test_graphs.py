@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kits import graphs
+from kits.engine import Engine
 from kits.graphs import Recorded, recorded_if_faster
 from kits.networks import ARCHITECTURES
 
@@ -74,10 +75,40 @@ def test_only_batches_of_its_shape_are_replayed(network: nn.Module) -> None:
             replayed += 1
             recorded.logits_BCYX = network(recorded.stacks_BCYX)
 
+        def reset(self) -> None:
+            pass
+
     recorded.graph = Graph()  # type: ignore[assignment]
     for times, stacks in ((1, FULL), (1, FULL[:3]), (2, FULL + 1)):
         assert torch.equal(recorded(stacks), network(stacks))
         assert replayed == times
+    recorded.forget()
+    assert recorded.stacks_BCYX.numel() == recorded.logits_BCYX.numel() == 0
+    assert torch.equal(recorded(FULL), network(FULL))
+    assert replayed == 2
+
+
+def test_a_recording_is_given_up_when_memory_runs_out() -> None:
+    class Full:
+        """A graph whose batch does not fit any more."""
+
+        def replay(self) -> None:
+            raise torch.cuda.OutOfMemoryError("too much")
+
+        def reset(self) -> None:
+            pass
+
+    torch.manual_seed(0)
+    network, slices = nn.Conv2d(5, 3, 1).eval(), torch.randn(4, 256, 256)
+    machine = Engine("cpu", "torch", "fp32")
+    machine.batch = 4
+    recorded = object.__new__(Recorded)
+    recorded.network, recorded.stacks_BCYX = network, torch.zeros(4, 5, 256, 256)
+    recorded.logits_BCYX, recorded.graph = torch.zeros(4, 3, 256, 256), Full()  # type: ignore[assignment]
+    got = machine.predict([recorded], slices, range(4), [(0, 0)])
+    assert torch.allclose(got, machine.predict([network], slices, range(4), [(0, 0)]), atol=1e-6)
+    assert recorded.logits_BCYX.numel() == 0
+    assert machine.batch == 2
 
 
 @needs_cuda
