@@ -191,7 +191,8 @@ def remarks(result: Prediction, volume: Volume) -> list[str]:
         found.append("Only one kidney, or two that are fused, was found.")
     if labelled[0] == 0 or labelled[-1] == len(result.labels) - 1:
         found.append("A kidney is cut by the first or the last slice of the scan: its volume is incomplete.")
-    if (kidney := kidney_hu(result.labels, volume.hu)) < ENHANCED_HU:
+    shown = slice(labelled[0], labelled[-1] + 1)
+    if (kidney := kidney_hu(result.labels[shown], volume.hu[shown])) < ENHANCED_HU:
         found.append(
             f"The kidneys measure {kidney:.0f} HU, as without contrast medium: the labels, tumours above all, are not "
             "to be trusted in such scans."

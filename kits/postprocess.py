@@ -156,7 +156,7 @@ def cysts_to_kidney(labels: np.ndarray, hu: np.ndarray, spacing: tuple[float, fl
     if inside is None or not (labels[inside] == 2).any():
         return labels
     crop, hu = labels[inside], hu[inside]
-    if not kidney_hu(crop, hu) >= ENHANCED_HU:
+    if not kidney_hu(crop, hu) >= ENHANCED_HU:  # nor where there is no kidney
         return labels
     tumours, boxes = components(crop == 2, 1)
     for rank, box in enumerate(boxes, start=1):
