@@ -31,7 +31,7 @@ from train.cases import find_labelled
 from train.config import GROUPS, PRESETS, Augmentation, Data, Loss, Source, config_of, data_of, read_settings, to_toml
 from train.loop import DivergedError, Trainer, initialised
 from train.losses import EMPTY_PX, SMOOTH_PX, kernel_penalty, loss
-from train.recipe import fit_network
+from train.recipe import average, fit_network
 from train.regions import judge, locate_kidneys, predict_labels
 from train.sampling import Site, draw_batch, find_sites
 
@@ -750,6 +750,24 @@ def test_a_weight_file_says_who_was_held_out(tmp_path: Path) -> None:
         file = fit_network(config, data, tmp_path / "cache", tmp_path / str(number), "cpu", fold=fold)
         expected = split(index, data, fold)[1] if fold else sorted(data.valid)
         assert load_member(file).info.held_out == tuple(expected)
+
+
+def test_the_mean_of_two_networks_knows_whom_either_knew(tmp_path: Path) -> None:
+    before = trainer(folder=tmp_path / "run")
+    files = [tmp_path / f"{name}.safetensors" for name in ("one", "other", "mean", "strange")]
+    save_weights(files[0], before.network, replace(before.info, held_out=("a", "b")))
+    with torch.no_grad():
+        for parameter in before.network.parameters():
+            parameter += 1
+    save_weights(files[1], before.network, replace(before.info, held_out=("b",)))
+    save_weights(files[3], before.network, replace(before.info, norm=Normalisation(0.0, 1.0)))
+    assert main(["average", *map(str, files[:2]), "--out", str(files[2])]) == 0
+    one, other, mean = (load_member(file) for file in files[:3])
+    assert mean.info == replace(one.info, held_out=("b",))
+    for got, a, b in zip(*(member.network.parameters() for member in (mean, one, other)), strict=True):
+        assert torch.allclose(got, (a + b) / 2, atol=1e-3)
+    with pytest.raises(InputError, match="differ in their norm"):
+        average(files[0], files[3], files[2])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
     python -m train fit      NETWORK --cache DIR --run DIR        train one network; again: go on
     python -m train evaluate --data KITS_DIR --weights DIR ...    the paper's Table 2
     python -m train all      --data KITS_DIR --out DIR            all of it, with a model card in the end
+    python -m train average  A B --out FILE                       the plain mean of two networks' weights
     python -m train simulate --labels DIR --backgrounds DIR ...   make scans to learn from
 
 Several GPUs: ``torchrun --nproc-per-node 4 -m train fit ...``.
@@ -70,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True, help="folder for the cache, the runs, the weights, the scores")
     one.add_argument("--folds", type=int, default=0, help="cross-validate: networks for each of so many folds")
 
+    one = command("average", run_average, "the plain mean of two networks' weights, one trained on from the other")
+    one.add_argument("files", type=Path, nargs=2, metavar="WEIGHTS")
+    one.add_argument("--out", type=Path, required=True, help="weight file to write")
+
     evaluate.add_arguments(command("evaluate", evaluate.main, "score weights as in the paper's Table 2"))
     simulate.add_arguments(command("simulate", simulate.main, "make KiTS-shaped scans from label maps"))
     return top
@@ -130,6 +135,12 @@ def run_fit(arguments: argparse.Namespace) -> None:
             arguments.beside,
         )
     print(path)
+
+
+def run_average(arguments: argparse.Namespace) -> None:
+    first, second = arguments.files
+    recipe.average(first, second, arguments.out)
+    print(arguments.out)
 
 
 def run_all(arguments: argparse.Namespace) -> int:

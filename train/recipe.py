@@ -22,7 +22,7 @@ from kits.engine import Engine
 from kits.errors import InputError
 from kits.files import write_text
 from kits.preprocess import Normalisation
-from kits.weights import load_member, write_checksums
+from kits.weights import load_member, save_weights, write_checksums
 from train.cache import load, may_train, prepare, read_index, split
 from train.card import Training, write_card
 from train.config import Config, Data, to_toml
@@ -78,6 +78,28 @@ def fit_network(
     # Patients without a scan of their own here can be in simulated scans.
     data = replace(data, valid=tuple(validation if fold else sorted({*validation, *data.valid})))
     return Trainer(config, data, train, valid, norm, folder, device, start, located).fit()
+
+
+def average(first: Path, second: Path, out: Path) -> None:
+    """Write the plain mean of two networks' weights, which only makes sense of one and what it was trained on to.
+
+    Whom one of them learned from the mean knows, too; all else that it says of itself is the first one's.
+
+    Raises:
+        InputError: they differ in architecture, role or normalisation.
+    """
+    one, other = load_member(first), load_member(second)
+    for what in ("architecture", "role", "norm"):
+        if getattr(one.info, what) != getattr(other.info, what):
+            raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
+    theirs = other.network.state_dict()
+    mean = {name: (ours + theirs[name]) / 2 if ours.is_floating_point() else ours
+            for name, ours in one.network.state_dict().items()}  # fmt: skip
+    one.network.load_state_dict(mean)
+    held_out = None
+    if one.info.held_out is not None and other.info.held_out is not None:
+        held_out = tuple(patient for patient in one.info.held_out if patient in other.info.held_out)
+    save_weights(out, one.network, replace(one.info, held_out=held_out))
 
 
 def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, device: str = "auto") -> int:
