@@ -17,15 +17,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kits.cascade import Cascade
-from kits.engine import ENGINES, PRECISIONS
+from kits.batch.report import CaseReport, Outputs
+from kits.batch.run import run
+from kits.batch.submission import check_names, write_zip
+from kits.batch.watch import Watch
+from kits.cascade.cascade import Cascade
 from kits.errors import KitsError, OutputError
-from kits.files import Case
-from kits.forms import SOCKET, recognise
-from kits.limits import Watch, share_memory
-from kits.run import CaseReport, Outputs, run
-from kits.submission import check_names, write_zip
-from kits.weights import MODES
+from kits.io.cases import Case
+from kits.io.forms import SOCKET, recognise
+from kits.runtime.engine import ENGINES
+from kits.runtime.memory import share_memory
+from kits.runtime.precision import PRECISIONS
+from kits.runtime.weights import MODES
 
 HERE = Path(__file__).parent
 MOUNTED_WEIGHTS = Path("/opt/ml/model")

@@ -20,9 +20,9 @@ from typing import Any
 
 from bench.common import table
 from kits.errors import KitsError
-from kits.files import write_text
-from kits.preprocess import Normalisation
-from kits.weights import load_member
+from kits.io.atomic import write_text
+from kits.normalisation import Normalisation
+from kits.runtime.weights import load_member
 from train.cache import load, read_index
 from train.config import BEST, GROUPS, PAPER, Data, config_of, data_of, read_settings
 from train.loop import Trainer

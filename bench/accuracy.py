@@ -26,13 +26,15 @@ import torch
 from tqdm import tqdm
 
 from bench.common import table
-from kits.cascade import Cascade
-from kits.engine import Network
+from kits.batch.overlay import write_overlay
+from kits.cascade.cascade import Cascade
 from kits.errors import InputError
-from kits.files import Case, read_volume, write_image, write_text
-from kits.overlay import write_overlay
-from kits.volume import Volume
-from kits.weights import MODES, Member, load_members
+from kits.io.atomic import write_text
+from kits.io.cases import Case
+from kits.io.images import read_volume, write_image
+from kits.io.volume import Volume
+from kits.networks import Network
+from kits.runtime.weights import MODES, Member, load_members
 from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
 from train.evaluate import answers

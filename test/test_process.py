@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 import process
-from kits.volume import Grid
-from test.threshold import threshold_cascade
+from kits.io.volume import Grid
+from test.helpers.threshold import threshold_cascade
 
 SHAPE, SPACING = (2, 64, 64), (3.0, 0.8, 0.8)
 

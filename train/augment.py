@@ -15,8 +15,8 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from torch.nn import functional
 
-from kits.preprocess import Normalisation
-from kits.stacks import OFFSETS
+from kits.normalisation import Normalisation
+from kits.runtime.stacks import OFFSETS
 from train.cache import Scan
 from train.config import Augmentation, Config
 from train.sampling import Site

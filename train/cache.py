@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kits.cascade.components import KIDNEYS
+from kits.cascade.preprocess import preprocess, working_shape
 from kits.errors import InputError, KitsError
-from kits.files import write_text
-from kits.postprocess import KIDNEYS
-from kits.preprocess import HU_WINDOW, Normalisation, preprocess, working_shape
+from kits.io.atomic import write_text
+from kits.normalisation import HU_WINDOW, Normalisation
 from train.cases import FAULTY, LabelledCase, find_labelled
 from train.config import Data
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kits.files import write_text
-from kits.weights import CHECKSUMS, Member, load_members
+from kits.io.atomic import write_text
+from kits.runtime.weights import CHECKSUMS, Member, load_members
 from train.table import Table
 
 ROLES = {"locate": "stage 1: where the kidneys are", "segment": "stage 2: kidney and tumour, a member of the ensemble"}

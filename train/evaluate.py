@@ -27,18 +27,21 @@ from torch.nn import functional
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.cascade import TUMOUR, Cascade, most_probable
-from kits.engine import Engine, Network
+from kits.cascade.cascade import TUMOUR, Cascade, most_probable
+from kits.cascade.clean import clean
+from kits.cascade.locate import halved_slices, locate
+from kits.cascade.segment import Slices, segment, to_native_slices
 from kits.errors import InputError, KitsError
-from kits.files import Case, find_cases, read_volume, write_image
-from kits.limits import check_memory
-from kits.locate import halved_slices, locate
-from kits.postprocess import clean
-from kits.preprocess import Normalisation
-from kits.score import score_case
-from kits.segment import CHUNK, Slices, segment, to_native_slices
-from kits.volume import Volume
-from kits.weights import MODES, Member, load_members
+from kits.geometry import CHUNK
+from kits.io.cases import Case, find_cases
+from kits.io.images import read_volume, write_image
+from kits.io.volume import Volume
+from kits.networks import Network
+from kits.normalisation import Normalisation
+from kits.runtime.engine import Engine
+from kits.runtime.memory import check_memory
+from kits.runtime.weights import MODES, Member, load_members
+from kits.score.metrics import score_case
 from train.cases import labels_of
 from train.figure4 import write_figure4
 from train.table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path

@@ -8,10 +8,21 @@ from pathlib import Path
 
 from PIL import Image
 
-from kits.cascade import TUMOUR
-from kits.files import Case, aside, read_volume
-from kits.overlay import BACKGROUND, MARGIN_MM, PANEL_WIDTH, View, draw_legend, draw_panel, draw_sheet, find_contours
-from kits.postprocess import bounding_box
+from kits.batch.overlay import (
+    BACKGROUND,
+    MARGIN_MM,
+    PANEL_WIDTH,
+    View,
+    draw_legend,
+    draw_panel,
+    draw_sheet,
+    find_contours,
+)
+from kits.cascade.cascade import TUMOUR
+from kits.geometry import bounding_box
+from kits.io.atomic import aside
+from kits.io.cases import Case
+from kits.io.images import read_volume
 from train.cases import labels_of
 from train.table import ENSEMBLE, Score, Table, prediction_path, reference_path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from kits.files import aside
+from kits.io.atomic import aside
 
 LOG = "log.csv"
 FIELDS = ("step", "epoch", "loss", "learning_rate", "seconds", "waited", "score", "kidney", "tumour")

@@ -21,13 +21,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from kits.engine import Engine
 from kits.errors import KitsError
-from kits.files import aside, write_text
-from kits.limits import keep_memory
+from kits.io.atomic import aside, write_text
 from kits.networks import ARCHITECTURES
-from kits.preprocess import Normalisation
-from kits.weights import WeightsInfo, load_member, save_weights
+from kits.normalisation import Normalisation
+from kits.runtime.engine import Engine
+from kits.runtime.memory import keep_memory
+from kits.runtime.weights import WeightsInfo, load_member, save_weights
 from train import workers
 from train.augment import Augmenter
 from train.cache import Scan

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kits.engine import Engine
 from kits.errors import InputError
-from kits.files import write_text
-from kits.preprocess import Normalisation
-from kits.weights import load_member, save_weights, write_checksums
+from kits.io.atomic import write_text
+from kits.normalisation import Normalisation
+from kits.runtime.engine import Engine
+from kits.runtime.weights import load_member, save_weights, write_checksums
 from train.cache import load, may_train, prepare, read_index, split
 from train.card import Training, write_card
 from train.config import Config, Data, to_toml

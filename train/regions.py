@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from kits.cascade import most_probable
-from kits.engine import Engine, Network, cover
-from kits.locate import pad_to_window
-from kits.postprocess import KIDNEYS, components, smallest_component
-from kits.preprocess import Normalisation
-from kits.segment import spans
-from kits.weights import Member
+from kits.cascade.cascade import most_probable
+from kits.cascade.components import KIDNEYS, components, smallest_component
+from kits.cascade.locate import pad_to_window
+from kits.geometry import cover, spans
+from kits.networks import Network
+from kits.normalisation import Normalisation
+from kits.runtime.engine import Engine
+from kits.runtime.weights import Member
 from train.cache import Scan
 from train.sampling import Z_MARGIN, Box
 

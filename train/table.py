@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kits.files import Case, write_text
+from kits.io.atomic import write_text
+from kits.io.cases import Case
 
 ENSEMBLE = "ensemble"
 PAPER = {

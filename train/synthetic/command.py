@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from kits.errors import InputError, OutputError
-from kits.files import write_image, write_text
-from kits.volume import Grid, Volume
+from kits.io.atomic import write_text
+from kits.io.images import write_image
+from kits.io.volume import Grid, Volume
 from train.synthetic.bodies import body_scan
 from train.synthetic.grown import grow_scan
 from train.synthetic.hosts import Simulation

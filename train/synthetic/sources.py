@@ -13,8 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from kits.errors import InputError
-from kits.files import read_image
-from kits.volume import Grid
+from kits.io.images import read_image
+from kits.io.volume import Grid
 from train.cases import patient_of, read_pair
 
 COARSEST_MM = 2.0

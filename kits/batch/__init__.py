@@ -1,0 +1,1 @@
+"""Many cases: run, report, pictures, submission."""

@@ -1,0 +1,59 @@
+"""An end that comes early.
+
+It is asked for by a signal or by the clock, and comes at the next ``check``, never in the midst of a file.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from types import FrameType
+
+from kits.errors import KitsError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KitsError):
+    """The run is to end before all is done; what is finished stays."""
+
+
+class Watch:
+    """Says when to stop: after a number of seconds, or once the process was told to.
+
+    Args:
+        seconds: time limit, counted from now.
+    """
+
+    def __init__(self, seconds: float = inf) -> None:
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self.received = ""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Heed the signals that ask a process to end; a second one ends it at once."""
+        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+    def check(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            Stopped: it is time to end.
+        """
+        if self.received:
+            raise Stopped(f"The run was told to end ({self.received})")
+        if time.monotonic() > self.deadline:
+            raise Stopped(f"The time limit of {self.seconds:g} s was reached")

@@ -1,0 +1,1 @@
+"""What knows devices: engines, precision, weights, memory."""

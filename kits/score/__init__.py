@@ -1,0 +1,1 @@
+"""Scores as the organisers of KiTS19 and KiTS23 compute them."""

@@ -1,0 +1,147 @@
+"""The benches' own arithmetic: what is scored, against what, and who is said to be unseen."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.ablation import switches, without_each
+from bench.accuracy import (
+    Remembering,
+    Row,
+    cases_of,
+    false_tumours,
+    judge,
+    mean,
+    pooled,
+    refuse_twice,
+    tables,
+    unseen_by,
+)
+from kits.errors import InputError
+from kits.io.images import write_image
+from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
+from train.cases import LabelledCase
+from train.config import PAPER, Data, Source, config_of
+
+SPACING = (3.0, 0.8, 0.8)
+NAMES = ("locate", "segment", "segment")
+"""Of ``threshold_cascade``'s networks: one of stage 1, two of stage 2."""
+
+
+def row(patient: str, kidney: tuple[int, int], tumour: tuple[int, int], has: str = "both", **changes: object) -> Row:
+    values = {"network": "all", "group": "slices", "case": patient, "unseen": True, "tumour_ml": 0.0}
+    return Row(patient=patient, kidney=kidney, tumour=tumour, has_kidney=has != "none", has_tumour=has == "both",
+               **values | changes)  # type: ignore[arg-type] # fmt: skip
+
+
+def write_case(folder: Path, names: tuple[str, str]) -> None:
+    """A phantom, stored as a CT and its label map."""
+    volume, labels = phantom_volume()
+    for name, array in zip(names, (volume.hu, labels), strict=True):
+        write_image(volume.to_home(array), folder / name)
+
+
+def test_pooled_dice_counts_voxels_and_mean_dice_counts_patients() -> None:
+    rows = [row("a", (90, 100), (0, 10)), row("a", (10, 100), (10, 10)), row("b", (8, 10), (0, 3), "kidney")]
+    assert pooled(rows, "kidney") == f"{108 / 210:.3f}"
+    assert mean(rows, "kidney") == f"{(100 / 200 + 8 / 10) / 2:.3f} (2)"
+    assert mean(rows, "tumour") == f"{10 / 20:.3f} (1)", "who has no tumour is in no tumour mean"
+    assert pooled(rows, "tumour") == f"{10 / 23:.3f}", "but what was taken for one counts when all is pooled"
+
+
+def test_false_tumours_are_those_of_cases_without_any() -> None:
+    rows = [
+        row("a", (1, 2), (0, 3), "kidney", tumour_ml=4.0),
+        row("b", (1, 2), (0, 0), "none"),
+        row("c", (1, 2), (1, 2)),
+    ]
+    assert false_tumours(rows) == "1 of 2"
+    assert false_tumours(rows[2:]) == "-"
+
+
+def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
+    hu, labels = phantom()
+    middle = len(hu) // 2
+    case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
+    rows = list(judge("slices", case, True, [threshold_cascade()], None))
+    assert [one.network for one in rows] == [f"{name}, native" for name in (*NAMES, "ensemble")]
+    found = rows[-1]
+    assert found.kidney[1] > 1000
+    assert found.kidney[0] / found.kidney[1] > 0.95
+    assert (found.has_kidney, found.has_tumour) == (True, bool((labels[middle] == 2).any()))
+
+
+def test_no_stack_of_slices_is_computed_twice_and_each_has_its_own_answer() -> None:
+    computed: list[float] = []
+
+    def network(stacks: torch.Tensor) -> torch.Tensor:
+        computed.extend(stacks[:, 0, 0, 0].tolist())
+        return stacks[:, :3] * 2
+
+    remembering = Remembering(network)
+    stacks = torch.tensor([1.0, 2.0, 1.0, 3.0])[:, None, None, None] * torch.ones(1, 5, 4, 4)
+    assert torch.equal(remembering(stacks), stacks[:, :3] * 2)
+    assert torch.equal(remembering(stacks[2:]), stacks[2:, :3] * 2)
+    assert sorted(computed) == [1.0, 2.0, 3.0]
+
+
+def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> None:
+    for name in ("new", "known"):
+        write_case(tmp_path / "volumes" / name, ("ct.nii.gz", "label.nii.gz"))
+    for number, made_of in enumerate((["new", "kits-00008"], ["new", "kits-00001"])):
+        folder = tmp_path / "simulated" / f"case_{number:05d}"
+        write_case(folder, ("imaging.nii.gz", "segmentation.nii.gz"))
+        (folder / "simulation.json").write_text(json.dumps({"kind": "painted", "patients": made_of}))
+    data = Data((Source("volumes", tmp_path / "volumes"),), valid=("new", "kits-00008"))
+    simulated = [tmp_path / "simulated"]
+    assert [unseen for *_, unseen in cases_of(data, simulated, only_unseen=True)] == [True, True]
+    every = [found for case in cases_of(data, simulated)
+             for found in judge(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
+    rows = [found for found in every if found.network == "ensemble, native"]
+    assert [(found.group, found.case, found.unseen) for found in rows] == [
+        ("volumes", "known", False),
+        ("volumes", "new", True),
+        ("simulated painted", "simulated-00000", True),
+        ("simulated painted", "simulated-00001", False),
+    ]
+    assert all(np.divide(*found.kidney) > 0.95 for found in rows)
+    assert (tmp_path / "out" / "native" / "new.png").exists()
+    text = tables(every)
+    assert "| known | seen |" in text
+    assert text.count("| simulated painted | ensemble, native |") == 1
+
+
+def test_who_was_held_out_the_weights_say_and_else_the_configuration() -> None:
+    members = threshold_cascade().members
+    assert unseen_by(Data(valid=("a", "b")), members).valid == ("a", "b"), "these files say nothing"
+    told = replace(members[0], info=replace(members[0].info, held_out=("b", "c")))
+    assert unseen_by(Data(valid=("a", "b")), [told, *members[1:]]).valid == ("b",)
+    knows_all = replace(members[0], info=replace(members[0].info, held_out=()))
+    assert unseen_by(Data(valid=("a", "b")), [knows_all, told]).valid == ()
+    assert unseen_by(Data(), [told]).valid == ("b", "c"), "a fold's files say it, the configuration cannot"
+
+
+def test_folds_that_share_a_case_are_refused() -> None:
+    one, other = (row(patient, (9, 10), (9, 10)) for patient in "ab")
+    refuse_twice([one, other, replace(one, network="another")])
+    with pytest.raises(InputError, match="a was scored 2 times: the weights folders are not folds"):
+        refuse_twice([one, other, one])
+
+
+@pytest.mark.parametrize("network", PAPER)
+def test_every_switch_of_the_ablation_is_a_configuration(network: str) -> None:
+    settings = [config_of(network, "paper", {"training": changes}) for changes in switches(network).values()]
+    assert settings[0] == config_of(network, "paper", {})
+    assert settings[-1] == config_of(network, "best", {})
+    assert len(set(map(repr, settings))) >= len(settings) - 2, "a switch that changes nothing measures nothing"
+
+
+def test_sources_are_left_out_one_at_a_time() -> None:
+    data = Data((Source("slices", Path("a"), share=0.6), Source("kits", Path("b"), share=0.4)))
+    shares = {name: [source.share for source in varied.sources] for name, varied in without_each(data).items()}
+    assert shares == {"all sources": [0.6, 0.4], "without a": [0.0, 0.4], "without b": [0.6, 0.0],
+                      "without any of kind kits": [0.6, 0.0]}  # fmt: skip

@@ -1,0 +1,167 @@
+"""Components: what goes, what stays, and how the paper's limit carries over to other grids."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from kits.cascade.clean import clean, cysts_to_kidney, postprocess
+from kits.cascade.components import components, smallest_component, smallest_tumour
+from kits.geometry import bounding_box
+from kits.io.volume import Volume
+
+
+def map_of(*boxes: tuple[int, tuple[slice, slice, slice]], shape: tuple[int, int, int] = (20, 40, 40)) -> np.ndarray:
+    labels = np.zeros(shape, np.uint8)
+    for label, box in boxes:
+        labels[box] = label
+    return labels
+
+
+CUBE = np.s_[5:15, 5:15, 5:15]  # 1000 voxels
+
+
+def test_components_come_largest_first_and_without_the_small() -> None:
+    mask = map_of((1, np.s_[0:2, 0:2, 0:2]), (1, CUBE), (1, np.s_[5:10, 20:25, 20:25])) > 0
+    labels, boxes = components(mask, 100)
+    assert boxes == [CUBE, np.s_[5:10, 20:25, 20:25]]
+    assert np.bincount(labels.ravel()).tolist() == [mask.size - 1125, 1000, 125]
+
+
+def test_a_component_as_large_as_the_limit_stays() -> None:
+    labels = map_of((1, CUBE))
+    assert (postprocess(labels.copy(), 1000) == labels).all()
+    assert not postprocess(labels.copy(), 1001).any()
+
+
+def test_kidney_and_tumour_count_together() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[5:15, 10:15, 5:15]))
+    assert (postprocess(labels.copy(), 1000) == labels).all()
+
+
+def test_a_small_tumour_in_a_kidney_stays() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[9:10, 9:10, 9:10]))
+    assert (postprocess(labels.copy(), 900) == labels).all()
+
+
+def test_a_tumour_below_its_own_limit_becomes_kidney() -> None:
+    large, small = (2, np.s_[5:15, 5:8, 5:15]), (2, np.s_[9:11, 12:14, 9:11])
+    labels = map_of((1, CUBE), large, small)
+    assert (postprocess(labels.copy(), 100, tumour_smallest=8) == labels).all()
+    assert (postprocess(labels.copy(), 100, tumour_smallest=9) == map_of((1, CUBE), large)).all()
+
+
+@pytest.mark.parametrize("slices", [slice(0, 2), slice(18, 20)])
+def test_but_not_if_the_scan_ends_in_it(slices: slice) -> None:
+    labels = map_of((1, np.s_[:, 5:15, 5:15]), (2, np.s_[slices, 9:11, 9:11]))
+    assert (postprocess(labels.copy(), 100, tumour_smallest=100) == labels).all()
+
+
+def test_the_smallest_tumour_is_a_millilitre_or_its_share_of_a_thin_scan_and_none_to_the_letter() -> None:
+    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(2000)
+    assert smallest_tumour((25, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(1000)
+    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), True) == 0
+
+
+def test_tumour_that_touches_no_kidney_goes() -> None:
+    labels = map_of((1, CUBE), (2, np.s_[5:15, 20:30, 5:15]))
+    assert (postprocess(labels, 100) == map_of((1, CUBE))).all()
+
+
+@pytest.mark.parametrize("slices", [slice(0, 8), slice(12, 20)])
+def test_but_not_if_the_scan_ends_in_it_and_may_hide_its_kidney(slices: slice) -> None:
+    labels = map_of((2, np.s_[slices, 20:30, 5:15]))
+    assert (postprocess(labels.copy(), 100) == labels).all()
+
+
+def test_a_third_kidney_goes_but_in_the_paper() -> None:
+    two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
+    three = map_of(*two, (1, np.s_[5:10, 5:15, 25:35]))
+    assert (postprocess(three.copy(), 100) == map_of(*two)).all()
+    assert (postprocess(three.copy(), 100, to_the_letter=True) == three).all()
+
+
+def test_what_goes_for_another_reason_takes_no_kidneys_place() -> None:
+    two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
+    labels = map_of(*two, (2, np.s_[2:18, 25:35, 20:35]))
+    assert (postprocess(labels, 100) == map_of(*two)).all()
+
+
+def test_an_empty_map_stays_empty() -> None:
+    assert not postprocess(map_of(), 100).any()
+
+
+def test_the_limit_means_the_same_volume_on_every_grid() -> None:
+    shape, spacing = (200, 512, 512), (1.5, 0.8, 0.8)
+    assert smallest_component((100, 512, 512), shape, spacing, True) == 5000
+    assert smallest_component((100, 256, 256), shape, spacing, True) == 1250
+    assert smallest_component(shape, shape, spacing, True) == 10000
+
+
+def test_the_limit_shrinks_for_a_scan_too_thin_for_a_kidney_unless_to_the_letter() -> None:
+    shape, spacing = (10, 512, 512), (3.0, 0.8, 0.8)
+    assert smallest_component(shape, shape, spacing, False) == pytest.approx(1500)
+    assert smallest_component(shape, shape, spacing, True) == 5000
+
+
+def test_the_bounding_box_is_tight() -> None:
+    assert bounding_box(map_of((1, CUBE)) > 0) == CUBE
+    assert bounding_box(map_of() > 0) is None
+
+
+# Cysts
+
+LESION = np.s_[8:13, 12:32, 12:32]
+"""16 mm across at 0.8 mm."""
+SPACING = (3.0, 0.8, 0.8)
+
+
+def kidney_with_lesion(lesion_hu: float, kidney_hu: float = 150.0, noise_hu: float = 10.0) -> tuple[np.ndarray, ...]:
+    """A label map in which the lesion is called tumour, and the CT; its border is blurred, as by a scanner."""
+    labels = map_of((1, np.s_[3:17, 4:36, 4:36]), (2, LESION))
+    hu = np.where(labels == 2, lesion_hu, np.where(labels == 1, kidney_hu, -100.0))
+    hu = ndimage.gaussian_filter(hu, (0, 1, 1)) + np.random.default_rng(0).normal(0, noise_hu, hu.shape)
+    return labels, np.rint(hu).astype(np.int16)
+
+
+def test_what_looks_like_water_is_no_tumour() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == np.minimum(labels, 1)).all()
+    noisy = kidney_with_lesion(5.0, noise_hu=40.0)[1]
+    assert (cysts_to_kidney(labels.copy(), noisy, SPACING) == np.minimum(labels, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("lesion_hu", "kidney_hu"),
+    [(40.0, 150.0), (5.0, 40.0)],
+    ids=["brighter than water", "kidneys without contrast medium"],
+)
+def test_what_may_be_a_tumour_stays_one(lesion_hu: float, kidney_hu: float) -> None:
+    labels, hu = kidney_with_lesion(lesion_hu, kidney_hu)
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+
+
+def test_a_dark_tumour_with_bright_walls_stays_one() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    hu[:, 15:29, 20:24] = 120
+    assert np.median(hu[LESION]) < 15
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+
+
+def test_each_lesion_is_judged_by_itself() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    solid = np.s_[4:7, 14:30, 14:30]
+    labels[solid], hu[solid] = 2, 90
+    expected = np.where(hu == 90, labels, np.minimum(labels, 1))
+    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == expected).all()
+
+
+@pytest.mark.parametrize("labels", [map_of(), map_of((2, CUBE)), map_of((1, CUBE))])
+def test_without_a_kidney_or_a_tumour_no_cyst_is_sought(labels: np.ndarray) -> None:
+    assert (cysts_to_kidney(labels.copy(), np.zeros(labels.shape, np.int16), SPACING) == labels).all()
+
+
+def test_to_the_letter_a_cyst_stays_what_the_networks_called_it() -> None:
+    labels, hu = kidney_with_lesion(5.0)
+    volume = Volume.from_array(hu, SPACING, "scan")
+    assert (clean(labels.copy(), volume) == np.minimum(labels, 1)).all()
+    assert (clean(labels.copy(), volume, to_the_letter=True) == labels).all()

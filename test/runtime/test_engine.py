@@ -1,0 +1,246 @@
+"""Slices through networks: batches, windows, ensembles, precision."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kits.errors import KitsError
+from kits.geometry import cover
+from kits.networks import ResNet, ResUNet
+from kits.runtime import engine
+from kits.runtime import precision as precision_module
+from kits.runtime.engine import Engine, choose_engine, engines_of_stages
+from kits.runtime.precision import fastest_precision
+from kits.runtime.stacks import stack_slices
+from test.helpers.threshold import Threshold
+
+needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits[None, :, None, None].expand(len(x), 3, *x.shape[2:])
+
+
+@pytest.mark.parametrize(("low", "high", "limit"), [(0, 256, 256), (0, 398, 398), (10, 500, 512), (300, 310, 400)])
+def test_windows_cover_what_they_should_and_stay_inside(low: int, high: int, limit: int) -> None:
+    starts = cover(low, high, limit)
+    covered = {p for start in starts for p in range(start, start + 256)}
+    assert set(range(low, high)) <= covered <= set(range(limit))
+
+
+def test_slices_narrower_than_a_window_start_at_their_edge() -> None:
+    assert cover(0, 100, 100) == [0]
+
+
+def test_batches_give_what_one_slice_at_a_time_gives() -> None:
+    torch.manual_seed(0)
+    networks = [ResUNet().eval(), ResNet().eval()]
+    slices = torch.randn(6, 256, 256)
+    machine = Engine("cpu")
+    machine.precision = torch.float32
+    machine.batch = 4
+    together = machine.predict(networks, slices, range(6), [(0, 0)])
+    with torch.inference_mode():
+        stacks = stack_slices(slices, torch.arange(6))
+        alone = torch.stack(
+            [(networks[0](s[None]).softmax(1) + networks[1](s[None]).softmax(1))[0] / 2 for s in stacks]
+        )
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_the_ensemble_is_the_mean_of_the_softmax_not_of_the_logits() -> None:
+    members = [Constant(0.0, 4.0, 0.0), Constant(1.0, 0.0, 0.0)]
+    got = Engine("cpu").predict(members, torch.zeros(1, 256, 256), [0], [(0, 0)])[0, :, 0, 0]
+    expected = torch.stack([m.logits.softmax(0) for m in members]).mean(0)
+    assert torch.allclose(got, expected)
+
+
+def test_overlapping_windows_are_averaged_and_outside_is_background() -> None:
+    torch.manual_seed(1)
+    network = nn.Conv2d(5, 3, 1)
+    slices = torch.randn(2, 256, 500)
+    got = Engine("cpu").predict([network], slices, [0, 1], [(0, 0), (0, 100)])
+    assert torch.allclose(got.sum(1), torch.ones(2, 256, 500), atol=1e-5)
+    assert torch.equal(got[:, 0, :, 356:], torch.ones(2, 256, 144))
+    once = Engine("cpu").predict([network], slices, [0, 1], [(0, 0)])
+    assert torch.allclose(got[..., 100:256], once[..., 100:256], atol=1e-5)
+
+
+def test_where_windows_overlap_the_nearer_middle_decides() -> None:
+    class EdgeBlind(nn.Module):
+        """Sees kidney everywhere but within 100 px of the window's left edge."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(x), 3, *x.shape[2:])
+            logits[:, 1], logits[:, 0, :, :100] = 9.0, 18.0
+            return logits
+
+    got = Engine("cpu").predict([EdgeBlind()], torch.zeros(1, 256, 400), [0], [(0, 0), (0, 144)])[0, :, 128]
+    assert (got.argmax(0)[100:200] == 1).all()
+
+
+def test_each_wanted_slice_is_seen_once() -> None:
+    network = Threshold()
+    Engine("cpu").predict([network], torch.zeros(30, 256, 256), range(7, 20), [(0, 0)])
+    assert network.seen == 13
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    class Hungry(Threshold):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().forward(x)
+
+    machine = Engine("cpu")
+    machine.batch = 8
+    slices = torch.from_numpy(np.random.default_rng(0).normal(1, 2, (9, 256, 256)).astype(np.float32))
+    assert torch.equal(
+        machine.predict([Hungry()], slices, range(9), [(0, 0)]),
+        Engine("cpu").predict([Threshold()], slices, range(9), [(0, 0)]),
+    )
+    assert machine.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16_seconds", "precision"),
+    [
+        ("avx2 avx512f", 0.1, torch.float32),
+        ("avx512_bf16", 0.3, torch.bfloat16),
+        ("amx_bf16 amx_tile", 0.1, torch.bfloat16),
+        ("avx512_bf16", 1.9, torch.float32),
+        ("avx512_bf16", 0.95, torch.float32),
+    ],
+)
+def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
+    flags: str, bf16_seconds: float, precision: torch.dtype, tmp_path, monkeypatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(precision_module, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(
+        precision_module, "convolution_seconds", {torch.float32: 1.0, torch.bfloat16: bf16_seconds}.__getitem__
+    )
+    assert fastest_precision(torch.device("cpu")) == precision
+    assert fastest_precision(torch.device("cuda")) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("fastest", "asked", "stages"),
+    [
+        (torch.bfloat16, "auto", ("bf16", "fp32")),
+        (torch.bfloat16, "bf16", ("bf16", "bf16")),
+        (torch.float32, "auto", ("fp32", "fp32")),
+        (torch.float16, "auto", ("fp16", "fp16")),
+    ],
+)
+def test_labels_are_decided_in_single_precision_where_the_cpu_is_faster_in_bf16(
+    fastest: torch.dtype, asked: str, stages: tuple[str, str], monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(engine, "fastest_precision", lambda device: fastest)
+    with caplog.at_level("INFO"):
+        both = engines_of_stages("cpu", "torch", asked)
+    assert tuple(one.precision_name for one in both) == stages
+    assert (both[0] is both[1]) == (stages[0] == stages[1]), "one engine halves its batch for both stages"
+    assert f"Networks run on cpu in {stages[0]}, by torch" in caplog.text
+    assert ("stage 2 on cpu in fp32, by torch" in caplog.text) == (stages[0] != stages[1])
+
+
+def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> None:
+    assert Engine("cpu", precision="bf16").precision == torch.bfloat16
+    assert Engine("cpu", precision="fp32").precision_name == "fp32"
+    with pytest.raises(ValueError, match="precision must be auto or one of"):
+        Engine("cpu", precision="int8")
+
+
+def test_the_trial_of_the_cpu_takes_time_and_is_made_once() -> None:
+    precision_module.convolution_seconds.cache_clear()
+    seconds = precision_module.convolution_seconds(torch.float32)
+    assert seconds > 0
+    assert precision_module.convolution_seconds(torch.float32) == seconds
+
+
+def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        for machine in engines_of_stages("cpu"):
+            machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
+    assert [record.message for record in caplog.records if "cpu in" in record.message] == [caplog.records[0].message]
+
+
+@needs_openvino
+@pytest.mark.parametrize("architecture", [ResUNet, ResNet])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_gives_what_torch_gives(architecture: type[nn.Module], batch: int) -> None:
+    torch.manual_seed(0)
+    network, slices = architecture().eval(), torch.randn(4, 256, 300)
+    for module in network.modules():  # statistics as after training: not those that batch norm starts from
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    got = []
+    for name in ("torch", "openvino"):
+        machine = Engine("cpu", name)
+        machine.precision, machine.batch = torch.float32, batch
+        networks = [machine.place(network)]
+        got.append(machine.predict(networks, slices, [0, 2, 3], [(0, 0), (0, 44)]))
+    assert torch.allclose(*got, atol=1e-5)
+
+
+@needs_openvino
+def test_two_networks_compiled_by_openvino_keep_their_answers_apart() -> None:
+    members = [Constant(0.0, 4.0, 0.0), Constant(1.0, 0.0, 0.0)]
+    machine = Engine("cpu", "openvino")
+    got = machine.predict([machine.place(member) for member in members], torch.zeros(1, 256, 256), [0], [(0, 0)])
+    expected = torch.stack([member.logits.softmax(0) for member in members]).mean(0)
+    assert torch.allclose(got[0, :, 0, 0], expected, atol=1e-6)
+
+
+@needs_openvino
+def test_openvino_reports_nothing_home() -> None:
+    Engine("cpu", "openvino").place(Constant(0.0, 0.0, 0.0))
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_without_openvino_torch_runs_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_engine("auto", torch.device("cpu")) == "torch"
+    with pytest.raises(KitsError, match="pip install openvino"):
+        choose_engine("openvino", torch.device("cpu"))
+
+
+def test_on_a_gpu_torch_runs_the_networks() -> None:
+    assert choose_engine("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(KitsError, match="--device cpu"):
+        choose_engine("openvino", torch.device("cuda"))
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="'onnx'"):
+        Engine("cpu", "onnx")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_asking_for_a_gpu_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(KitsError, match="--gpus all"):
+        Engine("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_agrees_with_the_cpu() -> None:
+    torch.manual_seed(0)
+    network, slices = ResUNet().eval(), torch.randn(4, 256, 256)
+    expected = Engine("cpu").predict([network], slices, range(4), [(0, 0)])
+    machine = Engine("cuda")
+    got = machine.predict([machine.place(network)], slices.cuda(), range(4), [(0, 0)]).cpu()
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.999
