@@ -90,6 +90,7 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
     from kits.batch.record import weights_checksums
     from kits.batch.report import Outputs
     from kits.cascade.cascade import Cascade
+    from kits.runtime.memory import base_bytes
 
     log.info("Weights from %s.", options.weights)
     cascade = Cascade.load(options.weights, options.device, options.mode, options.engine, options.precision)
@@ -100,7 +101,8 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
         "engine": options.engine.value,
         "precision": options.precision.value,
     }
-    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe)
+    base = base_bytes(options.mode, cascade.segment_engine.device.type)
+    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe, base)
 
 
 def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:
