@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,8 +35,9 @@ def wanted(*extras: str) -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"), [("requirements.txt", ()), ("requirements-train.txt", ("train",)), ("requirements-dev.txt", ("dev",))]
-)  # fmt: skip
+    ("file", "extras"),
+    [("requirements.txt", ()), ("requirements-train.txt", ("train",)), ("requirements-dev.txt", ("dev",))],
+)
 def test_requirements_files_pin_what_pyproject_names_within_its_ranges(file: str, extras: tuple[str, ...]) -> None:
     pinned, ranges = pins(file), wanted(*extras)
     assert set(pinned) == set(ranges)
@@ -59,14 +59,14 @@ def test_every_package_that_kits_imports_is_a_dependency() -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that a wheel of the checkout was installed into, without its dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
     (wheel,) = folder.glob("kits_cascade-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
-    yield folder
+    return folder
 
 
 def python(installed: Path, code: str) -> str:

@@ -39,6 +39,7 @@ class Options:
         weights: folder with the weight files.
         device: ``auto``, ``cuda`` or ``cpu``.
         mode, engine, precision: how the cascade runs.
+        plan: TOML file that changes fields of the mode's plan.
         report: JSON manifest to write.
         zip: submission for KiTS19's leaderboard to pack; ``zip_incomplete``: though cases are missing.
         output_socket: the output's name, where the input's form has one.
@@ -55,6 +56,7 @@ class Options:
     mode: Mode
     engine: Runner
     precision: Precision
+    plan: Path | None
     report: Path | None
     zip: Path | None
     output_socket: str
@@ -126,6 +128,7 @@ def parser(prog: str) -> Parser:
            words(Precision), Precision)  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
            words(Mode), Mode)  # fmt: skip
+    option("--plan", None, "TOML file of fields of kits/plan.py that differ from the mode's", type=Path, metavar="FILE")
     for kind in EXTRAS:
         result.extra(kind)
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
