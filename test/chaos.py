@@ -32,7 +32,7 @@ from test.container import threshold_weights
 from test.helpers.threshold import phantom
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = 4
+CASES = 3
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_SECONDS = 600
 CHANGING = ("seconds", "status")

@@ -5,12 +5,11 @@ What is heavy is imported only after signals are heeded: loading torch takes sec
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ from kits.io.forms import recognise
 if TYPE_CHECKING:
     from kits.batch.report import CaseReport, Outputs
     from kits.cascade.cascade import Cascade
-    from kits.runtime.runtime import Runtime
 
 log = logging.getLogger("kits")
 
@@ -96,30 +94,17 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
     from kits.runtime.memory import base_bytes
 
     log.info("Weights from %s.", options.weights)
-    runtime = runtime_of(options)
+    runtime = options.runtime()
     cascade = Cascade.load(options.weights, runtime)
     recipe = {
         "version": __version__,
         "weights": weights_checksums(options.weights),
-        "plan": json.loads(json.dumps(asdict(runtime.plan))),
-        "engine": runtime.runner.value,
-        "precision": runtime.precision.value,
+        "plan": asdict(runtime.plan),
+        "engine": options.engine.value,
+        "precision": options.precision.value,
     }
     base = base_bytes(runtime.plan.mode, cascade.segmenter.engine.device.type)
     return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe, base)
-
-
-def runtime_of(options: Options) -> Runtime:
-    """How and where the cascade runs, of the options.
-
-    Raises:
-        InputError: the plan's file cannot be used.
-    """
-    from kits.plan import Plan
-    from kits.runtime.runtime import Runtime
-
-    runtime = Runtime.of(options.device, options.mode, options.engine, options.precision)
-    return replace(runtime, plan=Plan.from_toml(options.plan, runtime.plan)) if options.plan else runtime
 
 
 def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:

@@ -346,7 +346,7 @@ def test_cuda_where_there_is_none_is_refused(scans, out, tiny_weights, call, mon
 
 
 @pytest.mark.parametrize("given_by", ["option", "environment"])
-@pytest.mark.parametrize(("name", "allowed"), [("mode", "native, paper"), ("device", "auto, cuda, cpu")])
+@pytest.mark.parametrize(("name", "allowed"), [("mode", "native, paper"), ("device", "auto, cpu, cuda, cuda:0")])
 def test_an_unknown_choice_is_refused_with_those_there_are(
     scans, out, loaded, call, monkeypatch, name, allowed, given_by
 ):
