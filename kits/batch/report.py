@@ -14,7 +14,7 @@ import numpy as np
 from kits.batch.outputs import Output
 from kits.cascade.cascade import KIDNEY, TUMOUR
 from kits.choices import Status
-from kits.errors import OutputError, disk_is_full
+from kits.errors import OutputError, disk_is_full, printable
 from kits.geometry import bounding_box
 from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
@@ -159,7 +159,8 @@ def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dic
 
 def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
     """One line on a case that is through, and how loud it is to be said; the end tells why those that failed did."""
-    begin = f"{report.name}: " if of == 1 else f"{number}/{of} {report.name}: "
+    name = printable(report.name)
+    begin = f"{name}: " if of == 1 else f"{number}/{of} {name}: "
     if report.status == Status.FAILED:
         return logging.ERROR, f"{begin}failed."
     kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in ("kidney", "tumour"))
