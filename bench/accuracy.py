@@ -75,7 +75,7 @@ class Row:
     tumour_ml: float
 
 
-class Remembering:
+class Memoised:
     """A network that computes no stack of slices twice.
 
     A thin volume's slices are all alike, and a network sees the same alone and in the ensemble.
@@ -95,9 +95,9 @@ class Remembering:
         return torch.stack([self.known[key] for key in keys])
 
 
-def remembering(cascade: Cascade) -> Cascade:
-    """The same cascade, its networks remembering what they computed: for one case, lest memory fill."""
-    return cascade.wrapped(lambda _: lambda part, run: run if part == PREPROCESSING else Remembering(run))
+def memoised(cascade: Cascade) -> Cascade:
+    """The same cascade, its networks memoised: for one case, lest memory fill."""
+    return cascade.wrapped(lambda _: lambda part, run: run if part == PREPROCESSING else Memoised(run))
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
         known = unseen_by(data, [one for each in cascades for one in each.members])
         cases = list(cases_of(known, arguments.simulated, only_unseen=len(arguments.weights) > 1))
         rows += [row for case in tqdm(cases, desc=str(folder), disable=None)
-                 for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+                 for row in score_networks(*case, cascades, arguments.out)]  # fmt: skip
     refuse_twice(rows)
     text = tables(rows)
     print(text)
@@ -170,7 +170,9 @@ def refuse_twice(rows: Iterable[Row]) -> None:
         raise InputError(f"{case} was scored {times} times: the weights folders are not folds of one cross-validation.")
 
 
-def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None) -> Iterator[Row]:
+def score_networks(
+    group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None
+) -> Iterator[Row]:
     """Each network's result on a case; the ensemble's label maps and pictures of whole volumes go to ``out``.
 
     Args:
@@ -185,7 +187,7 @@ def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Casca
     else:
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
-    for cascade in map(remembering, cascades):
+    for cascade in map(memoised, cascades):
         mode = str(cascade.plan.mode)
         for name, labels, _ in answers(volume, cascade, [member.name for member in cascade.members]):
             predicted = labels[REPEATS // 2] if group == "slices" else labels

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import SimpleITK as sitk
 
 import process
 from kits.io.volume import Grid
+from kits.plan import PAPER
+from kits.runtime.runtime import Runtime
 from test.helpers.threshold import threshold_cascade
 
 SHAPE, SPACING = (2, 64, 64), (3.0, 0.8, 0.8)
@@ -47,9 +50,9 @@ def loaded(monkeypatch):
     """Puts a cascade that only thresholds in the place of the trained one; holds what it was asked to load."""
     asked = []
 
-    def load(weights, device, mode, engine, precision):
-        asked.append((weights, device, mode, engine, precision))
-        return threshold_cascade(mode)
+    def load(weights, runtime):
+        asked.append((weights, runtime))
+        return threshold_cascade(runtime.plan.mode)
 
     monkeypatch.setattr(process.Cascade, "load", load)
     return asked
@@ -233,7 +236,7 @@ def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded
     for name, value in values.items():
         monkeypatch.setenv(f"KITS_{name}", str(value))
     assert call()[0] == 0
-    assert loaded == [(tmp_path / "my weights", "cpu", "paper", "torch", "fp32")]
+    assert loaded == [(tmp_path / "my weights", Runtime.of("cpu", "paper", "torch", "fp32"))]
     assert (out / "good.nii.gz").is_file()
     assert (out / "probabilities" / "good_kidney_percent.nii.gz").is_file()
     assert (tmp_path / "pictures" / "good.png").is_file()
@@ -246,9 +249,20 @@ def test_an_option_beats_the_environment(scans, out, tmp_path, loaded, call, mon
     monkeypatch.setenv("KITS_OUTPUT", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("KITS_MODE", "none of the two")
     assert call("--input", scans, "--output", out, "--mode", "paper")[0] == 0
-    assert loaded[0][2] == "paper"
+    assert loaded[0][1].plan == PAPER
     assert names_in(out) == ["good.nii.gz"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_plan_changes_what_it_names_of_the_mode(scans, out, tmp_path, loaded, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("look_every = 2\n")
+    assert call("--input", scans, "--output", out, "--mode", "paper", "--plan", plan)[0] == 0
+    assert loaded[0][1].plan == replace(PAPER, look_every=2)
+    plan.write_text("look_evry = 2\n")
+    status, said = call("--input", scans, "--output", out, "--plan", plan)
+    assert (status, len(loaded)) == (2, 1)
+    assert f"{plan}: a plan has no field 'look_evry'; did you mean look_every?" in said
 
 
 def test_an_empty_variable_or_a_no_is_as_good_as_none(monkeypatch):

@@ -10,14 +10,14 @@ import torch
 
 from bench.ablation import switches, without_each
 from bench.accuracy import (
-    Remembering,
+    Memoised,
     Row,
     cases_of,
     false_tumours,
-    judge,
     mean,
     pooled,
     refuse_twice,
+    score_networks,
     tables,
     unseen_by,
 )
@@ -69,7 +69,7 @@ def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
     hu, labels = phantom()
     middle = len(hu) // 2
     case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
-    rows = list(judge("slices", case, True, [threshold_cascade()], None))
+    rows = list(score_networks("slices", case, True, [threshold_cascade()], None))
     assert [one.network for one in rows] == [f"{name}, native" for name in (*NAMES, "ensemble")]
     found = rows[-1]
     assert found.kidney[1] > 1000
@@ -84,10 +84,10 @@ def test_no_stack_of_slices_is_computed_twice_and_each_has_its_own_answer() -> N
         computed.extend(stacks[:, 0, 0, 0].tolist())
         return stacks[:, :3] * 2
 
-    remembering = Remembering(network)
+    memoised = Memoised(network)
     stacks = torch.tensor([1.0, 2.0, 1.0, 3.0])[:, None, None, None] * torch.ones(1, 5, 4, 4)
-    assert torch.equal(remembering(stacks), stacks[:, :3] * 2)
-    assert torch.equal(remembering(stacks[2:]), stacks[2:, :3] * 2)
+    assert torch.equal(memoised(stacks), stacks[:, :3] * 2)
+    assert torch.equal(memoised(stacks[2:]), stacks[2:, :3] * 2)
     assert sorted(computed) == [1.0, 2.0, 3.0]
 
 
@@ -102,7 +102,7 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
     simulated = [tmp_path / "simulated"]
     assert [unseen for *_, unseen in cases_of(data, simulated, only_unseen=True)] == [True, True]
     every = [found for case in cases_of(data, simulated)
-             for found in judge(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
+             for found in score_networks(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
     rows = [found for found in every if found.network == "ensemble, native"]
     assert [(found.group, found.case, found.unseen) for found in rows] == [
         ("volumes", "known", False),
