@@ -147,6 +147,7 @@ def main() -> None:
         found[plan] = [measure(cascade, group) for group in groups if group]
         cells = [line(figures, before) for figures, before in zip(found[plan], found[base], strict=True)]
         rows.append([name, *(cell for group in cells for cell in group)])
+        print(*rows[-1], sep=" | ", flush=True)
     device = cascade.segmenter.engine.device
     where, on_cpu = machine(str(device)), device.type == "cpu"
     names = ", ".join(case.volume.name for case in groups[0])

@@ -22,6 +22,7 @@ from bench.accuracy import (
     unseen_by,
 )
 from bench.improvements import line, measure, read_cases, variants
+from bench.stages import Clock, least, operations, rows, run_case, timed
 from kits.errors import InputError
 from kits.io.images import write_image
 from kits.plan import Plan, improvements
@@ -180,3 +181,19 @@ def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_fo
     assert line(figures, figures)[:1] == ["1.0000"]
     with pytest.raises(InputError, match="There is no labelled volume under"):
         read_cases([tmp_path], 15.0)
+
+
+def test_a_cases_time_is_split_into_networks_preprocessing_and_all_else(tmp_path: Path) -> None:
+    write_case(tmp_path, ("scan.nii.gz", "label.nii.gz"))
+    cascade, clock = threshold_cascade(), Clock(torch.device("cpu"))
+    volume, result, seconds = run_case(timed(cascade, clock), clock, tmp_path / "scan.nii.gz")
+    for stage in ("locate", "segment"):
+        parts = [seconds[f"{stage}: {part}"] for part in ("networks", "preprocessing", "all else")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(result.seconds[stage])
+        assert clock.operations[f"{stage}: networks"] == clock.slices[f"{stage}: networks"] * operations("res-unet")
+    assert clock.slices["segment: networks"] > clock.slices["locate: networks"] > 0, "two members, and two regions"
+    bounds = least(cascade, clock, volume.hu.size, {"fp32": 1e12, "bf16": 1e12}, 1e10)
+    assert set(bounds) == set(seconds)
+    assert min(bounds.values()) > 0
+    assert [cells[0] for cells in rows(seconds, bounds, clock.slices)] == list(bounds)
