@@ -9,6 +9,7 @@ CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions         
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,16 +92,11 @@ class Cascade:
         >>> cascade.predict(Volume.from_image(image, "scan")).labels     # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        locators: Sequence[Member],
-        segmenters: Sequence[Member],
-        runtime: Runtime = DEFAULT,
-    ) -> None:
+    def __init__(self, locators: Sequence[Member], segmenters: Sequence[Member], runtime: Runtime = DEFAULT) -> None:
         self.runtime = runtime
-        locators, segmenters = (members_of(self.plan.mode, *stage) for stage in ((1, locators), (2, segmenters)))
-        engines = engines_of_stages(self.runtime.device, str(self.runtime.runner), str(self.runtime.precision))
-        self.locator, self.segmenter = Stage.of(locators, engines[0]), Stage.of(segmenters, engines[1])
+        first, second = members_of(self.plan.mode, 1, locators), members_of(self.plan.mode, 2, segmenters)
+        engines = engines_of_stages(runtime.device, str(runtime.runner), str(runtime.precision))
+        self.locator, self.segmenter = Stage.of(first, engines[0]), Stage.of(second, engines[1])
 
     @classmethod
     def load(cls, weights: str | Path, runtime: Runtime = DEFAULT) -> Cascade:
@@ -123,8 +119,7 @@ class Cascade:
 
     def wrapped(self, wrap: Callable[[Stage], Wrap]) -> Cascade:
         """The same cascade with all that its stages do called through something else, see ``Stage.wrapped``."""
-        other = object.__new__(type(self))
-        other.runtime = self.runtime
+        other = copy.copy(self)
         other.locator, other.segmenter = (stage.wrapped(wrap(stage)) for stage in (self.locator, self.segmenter))
         return other
 
