@@ -13,7 +13,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +116,12 @@ class Cascade:
     def members(self) -> list[Member]:
         """Its networks: stage 1's, then stage 2's."""
         return [*self.locator.members, *self.segmenter.members]
+
+    def with_plan(self, plan: Plan) -> Cascade:
+        """The same networks by another plan, whose mode has no say any more: the networks are chosen."""
+        other = copy.copy(self)
+        other.runtime = replace(self.runtime, plan=plan)
+        return other
 
     def wrapped(self, wrap: Callable[[Stage], Wrap]) -> Cascade:
         """The same cascade with all that its stages do called through something else, see ``Stage.wrapped``."""

@@ -21,11 +21,12 @@ from bench.accuracy import (
     tables,
     unseen_by,
 )
-from bench.improvements import line, measure, read_cases, variants
+from bench.improvements import Bench, line, read_cases, variants
 from bench.stages import Clock, least, operations, rows, run_case, timed
+from kits.choices import Mode
 from kits.errors import InputError
 from kits.io.images import write_image
-from kits.plan import Plan, improvements
+from kits.plan import NATIVE, Plan, improvements
 from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
 from train.config import PAPER, Data, Source, config_of
@@ -172,7 +173,12 @@ def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_fo
     ]
     assert len(cases[1].truth) == len(cases[1].volume.hu) == 5
     assert cases[1].truth.any()
-    figures = measure(threshold_cascade(), cases[::2])
+    bench = Bench({mode: threshold_cascade(mode) for mode in Mode})
+    figures = bench.measure(cases[::2], NATIVE)
+    assert bench.measure(cases[::2], replace(NATIVE, cysts_are_kidney=False)).kidney == 1
+    assert len(bench.known) == 2, "what differs in post-processing alone is segmented once"
+    assert bench.measure(cases[::2], replace(NATIVE, every_slice=False)).seconds > 0
+    assert len(bench.known) == 4
     assert (figures.kidney, figures.tumour) == (1, 1)
     assert np.isnan(figures.false_ml)
     assert figures.seconds > 0
