@@ -91,6 +91,7 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
     from kits.batch.record import weights_checksums
     from kits.batch.report import Outputs
     from kits.cascade.cascade import Cascade
+    from kits.runtime.memory import base_bytes
 
     log.info("Weights from %s.", options.weights)
     runtime = options.runtime()
@@ -102,7 +103,8 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
         "engine": options.engine.value,
         "precision": options.precision.value,
     }
-    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe)
+    base = base_bytes(runtime.plan.mode, cascade.segmenter.engine.device.type)
+    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe, base)
 
 
 def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:

@@ -79,7 +79,7 @@ def look(work: Work, outputs: Outputs) -> None:
             work.record, work.extras = record, missing
             work.report = replace(record.report, source=str(case.source), status=Status.SKIPPED, missing=[])
     if work.record is None or work.extras:
-        check_memory(case)
+        check_memory(case, outputs.base_bytes)
         work.volume = read_volume(case)
     work.read_seconds = time.perf_counter() - started
 

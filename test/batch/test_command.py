@@ -373,6 +373,17 @@ def test_an_unknown_choice_is_refused_with_those_there_are(
     assert not out.exists()
 
 
+def test_a_plan_s_file_changes_fields_of_the_mode_s_plan(scans, out, tmp_path, loaded, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("look_every = 2\n")
+    assert call("--input", scans, "--output", out, "--mode", "paper", "--plan", plan)[0] == 0
+    assert loaded[0][1].plan == replace(PAPER, look_every=2)
+    plan.write_text("look_evry = 2\n")
+    status, said = call("--input", scans, "--output", out, "--plan", plan)
+    assert status == 2
+    assert "did you mean look_every?" in said
+
+
 def test_an_unknown_option_is_refused(call):
     status, said = call("--inptu", "x")
     assert status == 2
