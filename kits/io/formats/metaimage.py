@@ -124,12 +124,13 @@ def unplaced(no_spacing: bool, no_orientation: bool, no_origin: bool = False) ->
 
 
 def _blocks(file: BinaryIO, fields: dict[str, str], found: Header) -> Iterable[bytes]:
-    if _flag(fields, "CompressedData"):
+    compressed, binary = _flag(fields, "CompressedData"), _flag(fields, "BinaryData", True)
+    if compressed:
         start = file.tell()
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(start)
         return gunzipped(file) if zipped else inflated(file)
-    if not _flag(fields, "BinaryData", True):
+    if not binary:
         return as_text(file, found.dtype)
     return plain(file)
 
