@@ -35,7 +35,7 @@ def write_nifti(
     kind: type = nib.Nifti1Image,
     edits: Sequence[tuple] = (),
 ) -> Path:
-    """A NIfTI of (z, y, x) voxels with both transforms and their codes; ``edits``: (struct format, offset, values...)."""
+    """A NIfTI of (z, y, x) voxels, both transforms with their codes; ``edits``: (struct format, offset, values...)."""
     image = kind((ct() if hu is None else hu).transpose(2, 1, 0), sform[0])
     image.set_qform(*qform)
     image.set_sform(*sform)
@@ -94,7 +94,7 @@ def write_nrrd(path: Path, hu: np.ndarray | None = None, drop: Sequence[str] = (
 
 
 def dicom_slice(hu: np.ndarray, place: int, **attributes: Any) -> FileDataset:
-    """A CT slice (y, x) at 2.5 mm times ``place``, stored unsigned with an intercept of -1024; None drops an attribute."""
+    """A CT slice (y, x) at 2.5 mm times ``place``, stored unsigned, intercept -1024; None drops an attribute."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = attributes.get("SOPClassUID", CTImageStorage)
     meta.MediaStorageSOPInstanceUID = f"1.2.840.{attributes.get('InstanceNumber', place + 1)}.{place + 1}"

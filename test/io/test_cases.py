@@ -196,4 +196,5 @@ def test_detached_headers_are_cases_and_their_data_files_are_none(tmp_path):
         (tmp_path / data).touch()
     found = survey(tmp_path)
     assert [case.name for case in found.cases] == list("abcd")
-    assert not (found.passed_over or found.ignored)
+    assert not found.passed_over
+    assert not found.ignored
