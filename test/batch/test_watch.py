@@ -19,6 +19,7 @@ from kits.io.cases import Case, find_cases
 from kits.io.images import count_voxels
 from kits.runtime import memory
 from kits.runtime.memory import check_memory, memory_limit
+from test.helpers.trouble import make_trouble
 
 
 class Empty:
@@ -198,3 +199,10 @@ for _ in range(2):
         new[how] = after - before
     assert new["share"] == 0
     assert new["apart"] > 0
+
+
+def test_the_time_limit_ends_a_reading_that_hangs(scans, tmp_path, monkeypatch):
+    make_trouble(tmp_path, monkeypatch)
+    (scans / "a.nii.gz").rename(scans / "a_hang.nii.gz")
+    reports = run(find_cases(scans), Empty(lambda name: None), Outputs(tmp_path / "out"), Watch(seconds=2))
+    assert {one.status for one in reports} == {"not reached"}
