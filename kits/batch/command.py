@@ -53,9 +53,11 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
     Raises:
         KitsError: there is nothing to do, or the call is wrong.
     """
-    form = recognise(options.input, options.output_socket)
+    form = recognise(options.input, options.output_socket, [options.output])
     cases = apart(form.cases, options)
     log.info("Input form: %s; %d to do.", form.description, len(cases))
+    if form.ignored:
+        log.info("Not looked at, no volumes: %s.", ", ".join(form.ignored))
     check_places(cases, options)
 
     from kits.batch.report import Manifest, not_reached, unfinished
@@ -73,7 +75,12 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
     else:
         reports = run(cases, cascade, outputs, watch, manifest)
     manifest.end(reports)
-    complaints = [*unfinished(reports), *filter(None, [manifest.complaint]), *finish(reports, options)]
+    complaints = [
+        *form.passed_over,
+        *unfinished(reports),
+        *filter(None, [manifest.complaint]),
+        *finish(reports, options),
+    ]
     for complaint in complaints:
         print(f"{prog}: {printable(complaint)}", file=sys.stderr)
     done = sum(report.status in (Status.DONE, Status.SKIPPED) for report in reports)

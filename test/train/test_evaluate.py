@@ -22,7 +22,8 @@ from kits.plan import PAPER as PAPER_PLAN
 from kits.runtime.engine import Engine
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member
-from kits.score.metrics import score_case, score_folders
+from kits.score.folders import score_folders
+from kits.score.metrics import score_case
 from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom, threshold_cascade
 from train import evaluate as module
 from train.evaluate import add_arguments, evaluate, main
