@@ -6,7 +6,8 @@
 ``preset``: ``paper`` as it is; without its L2 term; that with one improvement of ``best`` at a time; ``best``.
 ``sources``: ``best`` on all sources, and without each of them.
 
-All runs have as many steps. The score is that of the last weights on whole validation cases (``train.regions.judge``).
+All runs have as many steps. The score is that of the last weights on whole validation cases
+(``train.validation.judge``).
 A run that is in OUT already is not repeated.
 """
 
@@ -23,10 +24,10 @@ from kits.errors import KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
 from kits.runtime.weights import load_member
-from train.cache import load, read_index
 from train.config import BEST, GROUPS, PAPER, Data, config_of, data_of, read_settings
+from train.data.cache import load, read_index
 from train.loop import Trainer
-from train.regions import judge
+from train.validation import judge
 
 
 def switches(network: str) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Scores of a weights folder on cases with known labels: each network alone and the ensemble.
 
-    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR ...] [--modes native paper] [--out DIR]
-    python -m bench.accuracy --config train/mixture.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
+    python -m bench.accuracy --config train/recipes/shipped.toml [--simulated KITS_DIR ...] [--modes native paper]
+    python -m bench.accuracy --config train/recipes/shipped.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
 
 The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
 of, training patients are marked, since they flatter; of a cross-validation they are left out. Who was held out the
 weight files say; of one that does not, the configuration does. The rows are those of Table 2
-(``train.evaluate.answers``).
+(``train.report.evaluate.answers``).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from kits.io.images import read_volume, write_image
 from kits.io.volume import Volume
 from kits.networks import Network
 from kits.runtime.weights import MODES, Member, load_members
-from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
-from train.evaluate import answers
-from train.table import ENSEMBLE
+from train.data.cases import LabelledCase, find_labelled, labels_of
+from train.report.evaluate import answers
+from train.report.table import ENSEMBLE
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""

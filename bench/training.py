@@ -17,8 +17,8 @@ import torch
 
 from bench.common import ROOT, machine, save, table
 from kits.normalisation import Normalisation
-from train.cache import load, read_index
 from train.config import NETWORKS, PRESETS, config_of, data_of, read_settings
+from train.data.cache import load, read_index
 from train.loop import Trainer
 
 WARM_UP = 3

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 
 from kits.errors import KitsError
-from train import evaluate, recipe
-from train.cache import prepare
+from train import recipe
 from train.config import NETWORKS, PRESETS, Data, Source, config_of, data_of, read_settings
-from train.synthetic import command as simulate
+from train.data.cache import prepare
+from train.report import evaluate
+from train.simulate import command as simulate
 from train.workers import workers
 
 

@@ -29,13 +29,13 @@ from kits.runtime.engine import Engine
 from kits.runtime.memory import keep_memory
 from kits.runtime.weights import WeightsInfo, load_member, save_weights
 from train import workers
-from train.augment import Augmenter
-from train.cache import Scan
 from train.config import Config, Data, Schedule
+from train.data.augment import Augmenter
+from train.data.cache import Scan
+from train.data.sampling import Box, draw_batch, find_sites
 from train.journal import Journal
 from train.losses import kernel_penalty, loss
-from train.regions import judge
-from train.sampling import Box, draw_batch, find_sites
+from train.validation import judge
 
 log = logging.getLogger(__name__)
 

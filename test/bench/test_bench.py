@@ -24,8 +24,8 @@ from bench.accuracy import (
 from kits.errors import InputError
 from kits.io.images import write_image
 from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
-from train.cases import LabelledCase
 from train.config import PAPER, Data, Source, config_of
+from train.data.cases import LabelledCase
 
 SPACING = (3.0, 0.8, 0.8)
 NAMES = ("locate", "segment", "segment")

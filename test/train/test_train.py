@@ -23,17 +23,18 @@ from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.weights import Member, load_member, save_weights
 from test.helpers.threshold import Threshold, dice, oriented, phantom
-from train import cache, loop, workers
+from train import loop, workers
 from train.__main__ import main
-from train.augment import LOST_FAT_HU, Augmenter, placements, vary_intensity
-from train.cache import Scan, load, prepare, scan_of, split
-from train.cases import find_labelled
 from train.config import GROUPS, PRESETS, Augmentation, Data, Loss, Source, config_of, data_of, read_settings, to_toml
+from train.data import cache
+from train.data.augment import LOST_FAT_HU, Augmenter, placements, vary_intensity
+from train.data.cache import Scan, load, prepare, scan_of, split
+from train.data.cases import find_labelled
+from train.data.sampling import Site, draw_batch, find_sites
 from train.loop import DivergedError, Trainer, initialised
 from train.losses import EMPTY_PX, SMOOTH_PX, kernel_penalty, loss
 from train.recipe import average, fit_network
-from train.regions import judge, locate_kidneys, predict_labels
-from train.sampling import Site, draw_batch, find_sites
+from train.validation import judge, locate_kidneys, predict_labels
 
 CPU = torch.device("cpu")
 NORM = Normalisation(-10.0, 60.0)
@@ -126,7 +127,7 @@ def test_a_later_configuration_changes_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_the_shipped_configurations_are_whole() -> None:
-    files = [Path(loop.__file__).with_name(name) for name in ("mixture.toml", "folds.toml")]
+    files = [Path(loop.__file__).parent / "recipes" / name for name in ("shipped.toml", "folds.toml")]
     mixture, folds = read_settings(files[0]), read_settings(*files)
     assert data_of(folds) == replace(data_of(mixture), valid=(), seed=data_of(folds).seed)
     for network in ("wide-unet1", "wide-unet2"):
