@@ -22,12 +22,13 @@ from typing import Any
 import torch
 
 from kits.errors import KitsError
-from train import recipe
-from train.config import NETWORKS, PRESETS, Data, Source, config_of, data_of, read_settings
-from train.data.cache import prepare
-from train.report import evaluate
-from train.simulate import command as simulate
-from train.workers import workers
+
+from . import recipe
+from .config import NETWORKS, PRESETS, Data, Source, config_of, data_of, read_settings
+from .data.cache import prepare
+from .report import evaluate
+from .simulate import command as simulate
+from .workers import workers
 
 
 def main(argv: list[str] | None = None) -> int:

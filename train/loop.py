@@ -28,14 +28,15 @@ from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.memory import keep_memory
 from kits.runtime.weights import WeightsInfo, load_member, save_weights
-from train import workers
-from train.config import Config, Data, Schedule
-from train.data.augment import Augmenter
-from train.data.cache import Scan
-from train.data.sampling import Box, draw_batch, find_sites
-from train.journal import Journal
-from train.losses import kernel_penalty, loss
-from train.validation import judge
+
+from . import workers
+from .config import Config, Data, Schedule
+from .data.augment import Augmenter
+from .data.cache import Scan
+from .data.sampling import Box, draw_batch, find_sites
+from .journal import Journal
+from .losses import kernel_penalty, loss
+from .validation import judge
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
-from train.config import Loss
+from .config import Loss
 
 SMOOTH_PX = 10.0
 """Added to both sides of the own Dice of a slice that shows a region; more would let the smallest tumours go."""

@@ -23,13 +23,14 @@ from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.weights import load_member, save_weights, write_checksums
-from train.config import Config, Data, to_toml
-from train.data.cache import load, may_train, prepare, read_index, split
-from train.loop import KEPT, Trainer
-from train.report.card import Training, write_card
-from train.report.evaluate import evaluate
-from train.report.table import Fold
-from train.validation import locate_kidneys
+
+from .config import Config, Data, to_toml
+from .data.cache import load, may_train, prepare, read_index, split
+from .loop import KEPT, Trainer
+from .report.card import Training, write_card
+from .report.evaluate import evaluate
+from .report.table import Fold
+from .validation import locate_kidneys
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from kits.networks import Network
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.weights import Member
-from train.data.cache import Scan
-from train.data.sampling import Z_MARGIN, Box
+
+from .data.cache import Scan
+from .data.sampling import Z_MARGIN, Box
 
 
 def predict_labels(

@@ -17,12 +17,13 @@ from torch.nn import functional
 
 from kits.normalisation import Normalisation
 from kits.runtime.stacks import OFFSETS
-from train.config import Augmentation, Config
-from train.data.cache import Scan
-from train.data.sampling import Site
-from train.lesions.grow import grow_lesion
-from train.lesions.paste import paste_tumour
-from train.lesions.tissue import CYSTS, draw_kind
+
+from ..config import Augmentation, Config
+from ..lesions.grow import grow_lesion
+from ..lesions.paste import paste_tumour
+from ..lesions.tissue import CYSTS, draw_kind
+from .cache import Scan
+from .sampling import Site
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01

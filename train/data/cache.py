@@ -28,8 +28,9 @@ from kits.cascade.preprocess import preprocess, working_shape
 from kits.errors import InputError, KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import HU_WINDOW, Normalisation
-from train.config import Data
-from train.data.cases import FAULTY, LabelledCase, find_labelled
+
+from ..config import Data
+from .cases import FAULTY, LabelledCase, find_labelled
 
 FORMAT = 1
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from kits.errors import InputError
 from kits.io.cases import Case
 from kits.io.images import read_image, read_volume
 from kits.io.volume import Grid, Volume
-from train.config import Source
+
+from ..config import Source
 
 FAULTY = tuple(f"kits-{number:05d}" for number in (15, 23, 37, 68, 125, 133))
 """KiTS19 cases whose labels were wrong in early releases."""

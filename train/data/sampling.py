@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kits.cascade.locate import USUAL_PLACES
-from train.config import GROUPS, Config
-from train.data.cache import Scan, group_of
+
+from ..config import GROUPS, Config
+from .cache import Scan, group_of
 
 Z_MARGIN = 5
 """Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin of 15 mm."""

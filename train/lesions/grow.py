@@ -8,10 +8,12 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from train.lesions.fields import smooth_field
-from train.lesions.noise import around, noise_like
-from train.lesions.shapes import coverage, distance, lump, offsets_mm, push
-from train.lesions.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
+from kits.geometry import Spacing
+
+from .fields import smooth_field
+from .noise import around, noise_like
+from .shapes import coverage, distance, lump, offsets_mm, push
+from .tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 
 TUMOUR_MM = (6.0, 100.0)
 CYST_MM = (4.0, 110.0)
@@ -25,8 +27,6 @@ SKIN_MM = 25.0  # nothing grows nearer to the skin: there lies the wall of the b
 MOST_INVADED = 0.25  # the share of a lesion that may lie in other organs or the wall of the body
 KEPT_KIDNEY = 0.3
 """A lesion leaves at least this share of the kidney in its surroundings, so that one can tell where it grew."""
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

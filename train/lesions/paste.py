@@ -13,7 +13,9 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from train.lesions.grow import KEPT_KIDNEY, MOST_INVADED, Spacing, choose_centre, is_hard, is_organ
+from kits.geometry import Spacing
+
+from .grow import KEPT_KIDNEY, MOST_INVADED, choose_centre, is_hard, is_organ
 
 SMALLEST_TUMOUR = 30
 """Fewer pixels than this show no texture worth pasting."""

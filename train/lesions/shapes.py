@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from train.lesions.fields import ramp, smooth_field
+from .fields import ramp, smooth_field
 
 
 def lump(

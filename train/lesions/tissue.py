@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from train.lesions.fields import ramp, smooth_field
+from .fields import ramp, smooth_field
 
 UNENHANCED_HU = 30.0  # kidney and tumour without contrast agent
 TUMOURS = {"solid": 0.4, "clear cell": 0.25, "papillary": 0.13, "necrotic": 0.13, "cystic": 0.09}

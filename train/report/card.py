@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kits.io.atomic import write_text
 from kits.runtime.weights import CHECKSUMS, Member, load_members
-from train.report.table import Table
+
+from .table import Table
 
 ROLES = {"locate": "stage 1: where the kidneys are", "segment": "stage 2: kidney and tumour, a member of the ensemble"}
 ARCHITECTURES = {"res-unet": "Res-UNet", "res-net": "Res-Net", "wide-unet": "Wide-UNet"}

@@ -42,9 +42,10 @@ from kits.runtime.engine import Engine
 from kits.runtime.memory import check_memory
 from kits.runtime.weights import MODES, Member, load_members
 from kits.score.metrics import score_case
-from train.data.cases import labels_of
-from train.report.figure4 import write_figure4
-from train.report.table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path
+
+from ..data.cases import labels_of
+from .figure4 import write_figure4
+from .table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path
 
 FOLD_SUFFIX = re.compile(r"-fold\d+$")
 log = logging.getLogger(__name__)

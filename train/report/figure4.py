@@ -23,8 +23,9 @@ from kits.geometry import bounding_box
 from kits.io.atomic import aside
 from kits.io.cases import Case
 from kits.io.images import read_volume
-from train.data.cases import labels_of
-from train.report.table import ENSEMBLE, Score, Table, prediction_path, reference_path
+
+from ..data.cases import labels_of
+from .table import ENSEMBLE, Score, Table, prediction_path, reference_path
 
 
 def write_figure4(table: Table, cases: dict[str, Case], out: Path) -> None:

@@ -15,22 +15,23 @@ from kits.errors import InputError, OutputError
 from kits.io.atomic import write_text
 from kits.io.images import write_image
 from kits.io.volume import Grid, Volume
-from train.simulate.bodies import body_scan
-from train.simulate.grown import grow_scan
-from train.simulate.hosts import Simulation
-from train.simulate.painted import paint_scan
-from train.simulate.sources import Source, Sources, find_sources
+
+from .grown import grow_scan
+from .hosts import Simulation
+from .painted import paint_scan
+from .sources import Source, Sources, find_sources
 
 KITS_DIRECTION = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0)
 """KiTS stores slices first, from head to feet: axes to inferior, posterior, left."""
 
-Recipe = Callable[[Sources, np.random.Generator, int], Simulation]
+Recipe = Callable[[Sources, np.random.Generator], Simulation]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``simulate``."""
-    parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="label maps: KiTS's "
-                        "case_NNNNN.nii.gz, or bodies NAME.nii.gz with NAME_organs.txt or labels.json")  # fmt: skip
+    parser.add_argument(
+        "--labels", type=Path, nargs="+", default=[], metavar="DIR", help="KiTS label maps: case_NNNNN.nii.gz"
+    )
     parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="real scans: NAME/{ct,label}.nii.gz")
     parser.add_argument("--out", type=Path, required=True, metavar="KITS_DIR", help="folder for case_NNNNN folders")
     parser.add_argument("--count", type=int, required=True, metavar="N", help="how many scans; those there count")
@@ -38,16 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kinds", nargs="+", choices=sorted(RECIPES), default=sorted(RECIPES), help="taken in turn")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NAME", help="patients not to use, such as "
                         "kits-00166 or a background's folder")  # fmt: skip
-    parser.add_argument("--matrix", type=int, default=512, metavar="PX", help="rows and columns of whole bodies")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run ``simulate``; raises ``KitsError`` where something is missing or cannot be written."""
     sources = find_sources(arguments.labels, arguments.backgrounds, arguments.leave_out)
-    simulate(sources, arguments.out, arguments.count, arguments.seed, arguments.kinds, arguments.matrix)
+    simulate(sources, arguments.out, arguments.count, arguments.seed, arguments.kinds)
 
 
-def simulate(sources: Sources, out: Path, count: int, seed: int, kinds: Sequence[str], matrix: int = 512) -> None:
+def simulate(sources: Sources, out: Path, count: int, seed: int, kinds: Sequence[str]) -> None:
     """Make the cases ``out/case_00000`` to ``count - 1``, but for those that are there already.
 
     Each depends on ``seed`` and its number alone, so that an interrupted run goes on as if it had not been.
@@ -66,7 +66,7 @@ def simulate(sources: Sources, out: Path, count: int, seed: int, kinds: Sequence
         if folder.is_dir():
             _check_same(folder / "simulation.json", kind, seed)
             continue
-        made = RECIPES[kind](sources, np.random.default_rng((seed, index)), matrix)
+        made = RECIPES[kind](sources, np.random.default_rng((seed, index)))
         patients = sorted({made.about[name] for name in ("label_map", "background") if made.about.get(name)})
         write_case(made, folder, {"kind": kind, "seed": seed, "patients": patients})
 
@@ -110,23 +110,17 @@ def _pick(sources: Sequence[Source], rng: np.random.Generator) -> Source:
     return sources[int(rng.integers(len(sources)))]
 
 
-def _lesions(sources: Sources, rng: np.random.Generator, matrix: int) -> Simulation:
+def _lesions(sources: Sources, rng: np.random.Generator) -> Simulation:
     return grow_scan(_pick(sources.backgrounds, rng), rng)
 
 
-def _painted(sources: Sources, rng: np.random.Generator, matrix: int) -> Simulation:
+def _painted(sources: Sources, rng: np.random.Generator) -> Simulation:
     return paint_scan(_pick(sources.backgrounds, rng), _pick(sources.kidneys, rng), rng)
 
 
-def _bodies(sources: Sources, rng: np.random.Generator, matrix: int) -> Simulation:
-    kidneys = _pick(sources.kidneys, rng) if sources.kidneys else None
-    return body_scan(_pick(sources.bodies, rng), kidneys, matrix, rng)
-
-
-RECIPES: dict[str, Recipe] = {"lesions": _lesions, "painted": _painted, "bodies": _bodies}
-NEEDS = {"lesions": ("backgrounds",), "painted": ("backgrounds", "kidneys"), "bodies": ("bodies",)}
+RECIPES: dict[str, Recipe] = {"lesions": _lesions, "painted": _painted}
+NEEDS = {"lesions": ("backgrounds",), "painted": ("backgrounds", "kidneys")}
 WANTED = {
     "backgrounds": "real scans (--backgrounds)",
     "kidneys": "KiTS label maps (--labels)",
-    "bodies": "maps of whole bodies (--labels)",
 }

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from train.lesions.grow import grow_lesion
-from train.lesions.tissue import TUMOURS, draw_kind
-from train.simulate.hosts import Simulation, finish, host
-from train.simulate.sources import Source
+from ..lesions.grow import grow_lesion
+from ..lesions.tissue import TUMOURS, draw_kind
+from .hosts import Simulation, finish, host
+from .sources import Source
 
 MOST_LESIONS = 5
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from train.lesions.fields import smooth_field
-from train.simulate.scanner import add_noise, draw_slice_mm, thicken
-from train.simulate.sources import Source, Spacing, read_background
+from kits.geometry import Spacing
+
+from ..lesions.fields import smooth_field
+from .scanner import add_noise, draw_slice_mm, thicken
+from .sources import Source, read_background
 
 MARGIN_MM = (20.0, 80.0)  # shown beyond the kidneys
 IN_PLANE_MM = (0.55, 0.98)  # KiTS19

@@ -9,9 +9,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from train.lesions.fields import smooth_field
-from train.lesions.shapes import distance
-from train.simulate.sources import Spacing
+from kits.geometry import Spacing
+
+from ..lesions.fields import smooth_field
+from ..lesions.shapes import distance
 
 LEAST_ML = 15.0  # less is no kidney
 STEP_MM = 1.0  # of the grid that shapes are kept on

@@ -10,16 +10,18 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from train.lesions.fields import ramp, smooth_field
-from train.lesions.grow import AIR_HU, BONE_HU
-from train.lesions.noise import around, noise_like
-from train.lesions.shapes import coverage, distance
-from train.lesions.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
-from train.simulate.grown import grow_lesions
-from train.simulate.hosts import Simulation, finish, host, move
-from train.simulate.kidneys import fit_pose, place, shape_of, sides
-from train.simulate.phases import Phase, draw_phase, phase_of
-from train.simulate.sources import Source, Spacing, read_kidneys
+from kits.geometry import Spacing
+
+from ..lesions.fields import ramp, smooth_field
+from ..lesions.grow import AIR_HU, BONE_HU
+from ..lesions.noise import around, noise_like
+from ..lesions.shapes import coverage, distance
+from ..lesions.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
+from .grown import grow_lesions
+from .hosts import Simulation, finish, host, move
+from .kidneys import fit_pose, place, shape_of, sides
+from .phases import Phase, draw_phase, phase_of
+from .sources import Source, read_kidneys
 
 COARSE_MM = 3.0  # of the grid on which surroundings are moved
 MOST_MM = 18.0  # that surroundings are moved

@@ -15,18 +15,16 @@ class Phase:
     name: str
     cortex: float
     medulla: float
-    artery: float
     vein: float
-    portal: float
     urine: float
 
 
 TABLE = {
-    # share, then mean and standard deviation of the HU of: cortex, medulla, artery, vein, portal vein, urine
-    "corticomedullary": (0.42, (185, 35), (85, 20), (270, 60), (130, 40), (150, 35), (8, 5)),
-    "nephrographic": (0.38, (150, 30), (138, 30), (150, 25), (145, 25), (155, 25), (10, 8)),
-    "excretory": (0.1, (120, 22), (118, 22), (115, 15), (115, 15), (118, 15), (420, 250)),
-    "unenhanced": (0.1, (33, 5), (32, 5), (42, 4), (42, 4), (42, 4), (6, 4)),
+    # share, then mean and standard deviation of the HU of: cortex, medulla, veins, urine
+    "corticomedullary": (0.42, (185, 35), (85, 20), (130, 40), (8, 5)),
+    "nephrographic": (0.38, (150, 30), (138, 30), (145, 25), (10, 8)),
+    "excretory": (0.1, (120, 22), (118, 22), (115, 15), (420, 250)),
+    "unenhanced": (0.1, (33, 5), (32, 5), (42, 4), (6, 4)),
 }
 """Shares as KiTS19 describes its scans (late arterial or corticomedullary mostly); HU so that the kidneys' means over a
 slice spread as measured in KiTS23's slices: 65 to 195 HU, median 118."""

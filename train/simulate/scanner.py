@@ -1,20 +1,17 @@
-"""What a CT scanner adds: slice thickness, noise of its kernel, streaks, and the table."""
+"""What a CT scanner adds: slice thickness, and noise of its kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
-from train.lesions.fields import smooth_field
+from kits.geometry import Spacing
 
-Spacing = tuple[float, float, float]
 SLICE_MM = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 5.0)
 SLICE_SHARES = (0.02, 0.04, 0.16, 0.1, 0.1, 0.12, 0.14, 0.2, 0.12)
 """KiTS: 0.5 to 5 mm, mostly 1 to 3."""
-DENSE_HU = 300  # bone and contrast agent
 WATER_PER_MM = 0.0195  # attenuation at 120 kVp (NIST, about 70 keV)
 
 
@@ -87,50 +84,3 @@ def _noise_map(plane: np.ndarray, spacing: Spacing) -> np.ndarray:
     body = plane > -300
     level = np.sqrt(variance)
     return np.clip(level / level[body].mean() if body.any() else np.ones_like(level), 0.4, 2.0).astype(np.float32)
-
-
-def add_streaks(hu: np.ndarray, strength_hu: float, rng: np.random.Generator) -> None:
-    """Add streaks to float32 ``hu``, in place: bands between dense parts, bright and dark, a few slices high each.
-
-    A cheap stand-in for beam hardening and photon starvation: dense parts are smeared along some directions, at a
-    quarter of the resolution.
-    """
-    step = 4 if min(hu.shape[1:]) >= 256 else 2
-    for z in range(len(hu)):
-        dense = (hu[z, ::step, ::step] > DENSE_HU).astype(np.float32)
-        if not dense.any():
-            continue
-        total = np.zeros_like(dense)
-        for angle in rng.uniform(0, 180, 5):
-            turned = ndimage.rotate(dense, angle, reshape=False, order=1)
-            smeared = ndimage.uniform_filter1d(turned, turned.shape[1] // 2, axis=1)
-            band = smeared - ndimage.gaussian_filter1d(smeared, 2, axis=0)
-            total += rng.normal(-0.3, 1) * ndimage.rotate(band, -angle, reshape=False, order=1)
-        # 0.05: how much smeared bone usually varies
-        full = ndimage.zoom(total, [n / m for n, m in zip(hu.shape[1:], total.shape, strict=True)], order=1)
-        hu[z] += np.where(hu[z] > -300, full * (strength_hu / 0.05), 0)
-
-
-def add_table(hu: np.ndarray, spacing: Spacing, rng: np.random.Generator) -> None:
-    """Draw a scanner's curved table under a body, into air, in place."""
-    lowest = np.flatnonzero((hu > -300).any(axis=(0, 2)))
-    if not len(lowest):
-        return
-    rows, columns = hu.shape[1:]
-    y = np.arange(rows)[:, None] * spacing[1]
-    x = (np.arange(columns)[None, :] - columns / 2 - rng.uniform(-15, 15)) * spacing[2]
-    sag = rng.uniform(0.0004, 0.0012)
-    below = y - (lowest[-1] * spacing[1] + rng.uniform(1, 8)) + sag * x * x
-    half_width = rng.uniform(180, 240)
-    thick = rng.uniform(12, 60)
-    shell = (np.abs(below) < 1.2) | (np.abs(below - thick) < 1.2)
-    inside = (below > 0) & (below < thick)
-    level = np.where(shell, rng.uniform(-300, 150), np.where(inside, rng.uniform(-960, -850), -1000))
-    level = ndimage.gaussian_filter(np.where(np.abs(x) < half_width, level, -1000), 0.7)
-    for plane in hu:
-        np.copyto(plane, np.maximum(plane, level), where=plane < -700)
-
-
-def uneven(shape: Sequence[int], spacing: Spacing, rng: np.random.Generator) -> np.ndarray:
-    """Slow shading over a scan (scatter, heel effect), a few HU, float32."""
-    return smooth_field(shape, spacing, (60, 90, 90), rng) * np.float32(rng.uniform(0, 3))

@@ -1,8 +1,7 @@
-"""What simulations are made from: real scans with kidney masks, KiTS label maps, and maps of whole bodies."""
+"""What simulations are made from: real scans with kidney masks, and KiTS label maps."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from kits.errors import InputError
+from kits.geometry import Spacing
 from kits.io.images import read_image
 from kits.io.volume import Grid
-from train.data.cases import patient_of, read_pair
+
+from ..data.cases import patient_of, read_pair
 
 COARSEST_MM = 2.0
 """A scan with larger pixels is no background: what is painted into it would be sharper than it is."""
 
-Spacing = tuple[float, float, float]
 log = logging.getLogger(__name__)
 
 
@@ -38,73 +38,44 @@ class Source:
     path: Path
 
 
-@dataclass(frozen=True, eq=False)
-class Body:
-    """A map of a whole body: uint8 (z, y, x) canonical, spacing in mm, and the name of each number in it."""
-
-    labels: np.ndarray
-    spacing: Spacing
-    names: dict[int, str]
-
-
 @dataclass(frozen=True)
 class Sources:
     """All that a run simulates from."""
 
     backgrounds: tuple[Source, ...]
     kidneys: tuple[Source, ...]
-    bodies: tuple[Source, ...]
 
 
 def find_sources(labels: Sequence[Path], backgrounds: Path | None, leave_out: Collection[str] = ()) -> Sources:
     """Everything usable below some folders.
 
     Args:
-        labels: folders of ``case_NNNNN.nii.gz`` (KiTS label maps, alone or as ``case_NNNNN/segmentation.nii.gz``) or
-            of whole bodies: ``NAME.nii.gz`` with ``NAME_organs.txt``, or with one ``labels.json`` for all.
+        labels: folders of KiTS label maps, ``case_NNNNN.nii.gz`` or ``case_NNNNN/segmentation.nii.gz``.
         backgrounds: folder of ``NAME/ct.nii.gz`` with ``NAME/label.nii.gz``.
         leave_out: patients that must not be used.
 
     Raises:
         InputError: a folder is missing or holds nothing of the kind.
     """
-    kidneys, bodies, scans = [], [], []
+    kidneys, scans = [], []
     for folder in labels:
         found = list(_kidneys_in(folder))
         kidneys += found
-        others = list(_bodies_in(folder))
-        bodies += others
-        if not found and not others:
-            raise InputError(
-                f"{folder}: no label map found; give folders of case_NNNNN.nii.gz, or of NAME.nii.gz "
-                "with NAME_organs.txt or labels.json."
-            )
+        if not found:
+            raise InputError(f"{folder}: no label map found; give folders of case_NNNNN.nii.gz.")
     if backgrounds:
         scans = [Source(patient_of(p.parent.name), p) for p in sorted(backgrounds.glob("*/ct.nii.gz"))]
         if not scans:
             raise InputError(f"{backgrounds}: no scan found; give a folder of NAME/ct.nii.gz with NAME/label.nii.gz.")
     barred = {patient_of(name) for name in leave_out}
-    kept = (tuple(s for s in sources if s.patient not in barred) for sources in (scans, kidneys, bodies))
-    usable, *rest = kept
-    return Sources(tuple(s for s in usable if _fine_enough(s.path)), *rest)
+    scans, kidneys = ([s for s in sources if s.patient not in barred] for sources in (scans, kidneys))
+    return Sources(tuple(s for s in scans if _fine_enough(s.path)), tuple(kidneys))
 
 
 def _kidneys_in(folder: Path) -> Iterator[Source]:
     for path in sorted([*folder.glob("case_*.nii.gz"), *folder.glob("case_*/segmentation.nii.gz")]):
         name = path.parent.name if path.name == "segmentation.nii.gz" else path.name.removesuffix(".nii.gz")
         yield Source(patient_of(name), path)
-
-
-def _bodies_in(folder: Path) -> Iterator[Source]:
-    for path in sorted(folder.glob("*.nii.gz")):
-        if _names_of(path).is_file() and not path.name.startswith("case_"):
-            yield Source(path.name.removesuffix(".nii.gz"), path)
-
-
-def _names_of(path: Path) -> Path:
-    """The file that names the structures of a body."""
-    own = path.with_name(path.name.removesuffix(".nii.gz") + "_organs.txt")
-    return own if own.is_file() else path.with_name("labels.json")
 
 
 def _fine_enough(path: Path) -> bool:
@@ -145,25 +116,6 @@ def read_kidneys(source: Source) -> tuple[np.ndarray, Spacing]:
         raise InputError(f"{source.path}: is no label map of kidneys (1 kidney, 2 tumour, 3 cyst).")
     slices, rows = (np.flatnonzero(labels.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     return labels[slices[0] : slices[-1] + 1, rows[0] : rows[-1] + 1].copy(), spacing
-
-
-@lru_cache(maxsize=2)
-def read_body(source: Source) -> Body:
-    """A whole body's map.
-
-    Raises:
-        InputError: it or its list of names cannot be read.
-    """
-    labels, spacing = _read_canonical(source.path)
-    names = _names_of(source.path)
-    if names.suffix == ".json":
-        listed = {int(number): name for number, name in json.loads(names.read_text(encoding="utf-8")).items()}
-    else:
-        rows = (line.split(maxsplit=1) for line in names.read_text(encoding="utf-8").splitlines())
-        listed = {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
-    if not listed:
-        raise InputError(f"{names}: names no structure; each line begins with a number and a name.")
-    return Body(labels, spacing, listed)
 
 
 def _read_canonical(path: Path) -> tuple[np.ndarray, Spacing]:

@@ -20,14 +20,12 @@ from train.lesions.noise import noise_like
 from train.lesions.paste import paste_tumour
 from train.lesions.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 from train.simulate import command
-from train.simulate.bodies import body_scan
 from train.simulate.hosts import bend
 from train.simulate.kidneys import shape_of, sides
-from train.simulate.organs import draw_looks, tissues_of
 from train.simulate.painted import paint_scan
-from train.simulate.phases import draw_phase, phase_of
-from train.simulate.scanner import add_noise, add_streaks, add_table, draw_slice_mm, thicken
-from train.simulate.sources import Body, find_sources, read_background, read_kidneys
+from train.simulate.phases import phase_of
+from train.simulate.scanner import add_noise, draw_slice_mm, thicken
+from train.simulate.sources import find_sources, read_background, read_kidneys
 
 AIR, FAT, MUSCLE, BONE, KIDNEY = -1000, -100, 55, 700, 140
 NOISE_HU = 12.0
@@ -80,7 +78,7 @@ def image_of(array, spacing):
 
 
 def write_sources(folder: Path) -> Path:
-    """Two backgrounds, two KiTS label maps in KiTS's storage order, and a body, all made up."""
+    """Two backgrounds and two KiTS label maps in KiTS's storage order, all made up."""
     for number, name in enumerate(("alice", "kits_00007")):
         hu, labels = abdomen(FAST_SHAPE, FAST, seed=number)
         (folder / "scans" / name).mkdir(parents=True)
@@ -94,13 +92,6 @@ def write_sources(folder: Path) -> Path:
         turned = image_of(np.ascontiguousarray(labels[::-1].transpose(2, 1, 0)), FAST[::-1])
         turned.SetDirection(command.KITS_DIRECTION)
         sitk.WriteImage(turned, str(folder / "maps" / f"case_{number:05d}.nii.gz"))
-    hu, labels = abdomen(FAST_SHAPE, FAST, noise_hu=0.1)
-    body = np.select([labels > 0, hu > 300, hu > 0, hu > -300], [3, 4, 2, 1]).astype(np.uint8)
-    (folder / "bodies").mkdir()
-    sitk.WriteImage(image_of(body, FAST), str(folder / "bodies" / "doll.nii.gz"))
-    names = ["Residual tissue, trunk  49", "Muscle, trunk   29", "Kidney, left, cortex  35", "Ribs, cortical  2"]
-    listed = "\n".join(f"{n}     {name}   1.030" for n, name in enumerate(names, 1))
-    (folder / "bodies" / "doll_organs.txt").write_text(f"Organs of a doll\n\n{listed}\n")
     return folder
 
 
@@ -112,8 +103,8 @@ def inputs(tmp_path_factory):
 def options(inputs: Path, out: Path, *more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    paths = ["--labels", f"{inputs}/maps", f"{inputs}/bodies", "--backgrounds", f"{inputs}/scans", "--out", str(out)]
-    return parser.parse_args([*paths, "--matrix", "96", *more])
+    paths = ["--labels", f"{inputs}/maps", "--backgrounds", f"{inputs}/scans", "--out", str(out)]
+    return parser.parse_args([*paths, *more])
 
 
 class TestFields:
@@ -320,16 +311,6 @@ class TestScanner:
         assert hu.std() == pytest.approx(20, rel=0.25)
         assert ndimage.gaussian_filter(hu, (0, 4, 4)).std() < 4
 
-    def test_streaks_and_table_leave_air_and_body_in_their_place(self):
-        hu = abdomen(noise_hu=1)[0].astype(np.float32)
-        before = hu.copy()
-        add_table(hu, SPACING, np.random.default_rng(1))
-        assert np.array_equal(hu[before > -700], before[before > -700])
-        tabled = hu.copy()
-        add_streaks(hu, 10.0, np.random.default_rng(2))
-        assert np.array_equal(hu[tabled < -300], tabled[tabled < -300])
-        assert 1 < (hu - tabled)[tabled > -300].std() < 60
-
     def test_bending_moves_scan_and_labels_alike(self):
         hu, labels = (array[::8].copy() for array in abdomen(noise_hu=1))
         bend(hu, labels, (24.0, 1.4, 1.4), 3.0, np.random.default_rng(0))
@@ -344,13 +325,11 @@ class TestSources:
         assert patient_of("ircadb") == "ircadb"
 
     def test_left_out_patients_are_in_no_source(self, inputs):
-        found = find_sources([inputs / "maps", inputs / "bodies"], inputs / "scans", ["kits-00007"])
+        found = find_sources([inputs / "maps"], inputs / "scans", ["kits-00007"])
         assert [s.patient for s in found.backgrounds] == ["alice"]
         assert [s.patient for s in found.kidneys] == ["kits-00008"]
-        assert [s.patient for s in found.bodies] == ["doll"]
-        found = find_sources([inputs / "maps", inputs / "bodies"], inputs / "scans", ["alice", "doll"])
+        found = find_sources([inputs / "maps"], inputs / "scans", ["alice"])
         assert [s.patient for s in found.backgrounds] == ["kits-00007"]
-        assert not found.bodies
 
     def test_a_folder_with_nothing_in_it_is_named(self, tmp_path, inputs):
         with pytest.raises(InputError, match="no label map found"):
@@ -370,14 +349,6 @@ class TestSources:
         assert right > left
         z_of_tumour, z_of_cyst = (np.argwhere(labels == n)[:, 0].mean() for n in (2, 3))
         assert z_of_tumour > z_of_cyst
-
-    def test_structures_become_tissues_by_name(self):
-        body = Body(np.arange(6, dtype=np.uint8).reshape(1, 1, 6), (1.0, 1.0, 1.0),
-                    {1: "Kidney, left, cortex   35", 2: "vertebrae_L3", 3: "Residual tissue, trunk  49",
-                     4: "Urinary bladder contents  52", 5: "aorta"})  # fmt: skip
-        looks = draw_looks(draw_phase(np.random.default_rng(0)), np.random.default_rng(0))
-        tissues = [list(looks)[n] for n in tissues_of(body, arms=True).ravel()]
-        assert tissues == ["air", "kidney", "bone", "fat", "urine", "artery"]
 
 
 class TestPainted:
@@ -422,26 +393,12 @@ class TestPainted:
         assert phase.name == "nephrographic"
 
 
-class TestBodies:
-    def test_a_body_has_its_kidneys_where_the_map_has_them(self, inputs):
-        body = find_sources([inputs / "bodies"], None).bodies[0]
-        made = body_scan(body, None, 96, np.random.default_rng(4))
-        assert made.hu.shape[1:] == (96, 96)
-        assert made.about["background"] == "doll"
-        right, left = (np.count_nonzero(h) for h in np.array_split(made.labels, 2, axis=2))
-        assert min(right, left) > 100
-        assert made.hu.min() < -900
-        assert (made.hu > 300).any()
-
-
 class TestSimulate:
     def test_folders_are_kits_cases_that_say_what_they_were_made_from(self, inputs, tmp_path):
-        command.main(
-            options(inputs, tmp_path, "--count", "3", "--seed", "1", "--kinds", "lesions", "painted", "bodies")
-        )
+        command.main(options(inputs, tmp_path, "--count", "2", "--seed", "1", "--kinds", "lesions", "painted"))
         cases = find_cases(tmp_path)
-        assert [case.name for case in cases] == ["case_00000", "case_00001", "case_00002"]
-        for case, kind in zip(cases, ("lesions", "painted", "bodies"), strict=True):
+        assert [case.name for case in cases] == ["case_00000", "case_00001"]
+        for case, kind in zip(cases, ("lesions", "painted"), strict=True):
             volume = read_volume(case)
             assert volume.home.direction == command.KITS_DIRECTION
             assert not volume.warnings
@@ -454,7 +411,7 @@ class TestSimulate:
             assert about["kind"] == kind
             assert about["seed"] == 1
             assert about["patients"]
-            assert set(about["patients"]) <= {"alice", "kits-00007", "kits-00008", "doll"}
+            assert set(about["patients"]) <= {"alice", "kits-00007", "kits-00008"}
             assert about["lesions"]
             # The head is up and the front is to the front: the spine lies behind the kidneys.
             behind = np.argwhere(hu > 400)[:, 1].mean()
@@ -481,8 +438,9 @@ class TestSimulate:
         left = ("--leave-out", "alice", "kits-00007")
         with pytest.raises(InputError, match="real scans"):
             command.main(options(inputs, tmp_path, "--count", "1", "--kinds", "lesions", *left))
-        with pytest.raises(InputError, match="bodies scans need maps of whole bodies"):
-            command.main(options(inputs, tmp_path, "--count", "1", "--kinds", "bodies", "--leave-out", "doll"))
+        barred = ("--leave-out", "kits-00007", "kits-00008", "--kinds", "painted")
+        with pytest.raises(InputError, match="painted scans need KiTS label maps"):
+            command.main(options(inputs, tmp_path, "--count", "1", *barred))
 
     def test_a_folder_that_is_no_simulation_is_left_alone(self, inputs, tmp_path):
         (tmp_path / "case_00000").mkdir()
