@@ -35,10 +35,11 @@ from kits.io.images import read_volume, write_image
 from kits.io.volume import Volume
 from kits.networks import Network
 from kits.runtime.weights import MODES, Member, load_members
-from train.config import Data, Source, data_of, read_settings
+from train.config import Data, Source
 from train.data.cases import LabelledCase, find_labelled, labels_of
 from train.report.evaluate import answers
 from train.report.table import ENSEMBLE
+from train.settings import data_of, read_settings
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""

@@ -1,4 +1,4 @@
-"""Where stage 2 looks and how a whole case is judged: the networks of a training run on a cache's scans."""
+"""How a whole case is scored, and where stage 2 looks: the networks of a training run on a cache's scans."""
 
 from __future__ import annotations
 
@@ -56,10 +56,12 @@ def predict_labels(
     return labels
 
 
-def judge(network: Network, scans: Sequence[Scan], role: str, norm: Normalisation, engine: Engine) -> dict[str, float]:
+def validate(
+    network: Network, scans: Sequence[Scan], role: str, norm: Normalisation, engine: Engine
+) -> dict[str, float]:
     """Volumetric Dice of whole cases: mean over patients, of kidney with tumour and of tumour.
 
-    Stage 2 is judged on the true kidneys' regions, so that the figure is its own. Patients without a structure do not
+    Stage 2 is scored on the true kidneys' regions, so that the figure is its own. Patients without a structure do not
     enter its mean; ``score`` is the mean of the two figures, or of what there is of them.
     """
     counts: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2))

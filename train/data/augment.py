@@ -7,7 +7,9 @@ generators that belong to a batch, never from DALI, so that a resumed run goes o
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,15 +31,19 @@ FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clippi
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
 """Standard deviations of what a lone slice's channels move and grow against each other, a slice."""
 CHANNELS = len(OFFSETS)
+RIM_PX = 2  # of a slice around a patch, for interpolation
 MOST_NOISE_HU = 60.0
 LOST_FAT, LOST_FAT_HU = 0.1, -100.0
 """How often all that is below 0 HU is taken for fat, as in KiTS19's pictures, and the HU that it gets."""
 
+FEEDERS = 8
+"""Threads that prepare slices beside a GPU, at most; on a CPU the network wants the cores."""
 
-def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
+
+def warp_graph(batch: int, patch: int, device_id: int | None, threads: int = 1) -> Any:
     """The DALI pipeline that cuts patches out of slices: five slices and their labels, each by its own matrix."""
 
-    @pipeline_def(batch_size=batch, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
+    @pipeline_def(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
     def graph() -> Any:
         warped = []
         for name, kind, how, fill in (
@@ -47,7 +53,7 @@ def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
             image = fn.external_source(name=name, dtype=kind, ndim=3)
             matrix = fn.external_source(name=f"{name}-matrix", dtype=types.FLOAT, ndim=2)
             if device_id is not None:
-                image, matrix = image.gpu(), matrix.gpu()
+                image = image.gpu()  # the matrix stays: DALI takes what is named from the CPU only
             to = types.FLOAT if kind == types.INT16 else kind
             warped.append(
                 fn.warp_affine(
@@ -57,9 +63,7 @@ def _warp_graph(batch: int, patch: int, device_id: int | None) -> Any:
             )  # fmt: skip
         return fn.cat(*warped[:CHANNELS], axis=2), warped[CHANNELS]
 
-    pipeline = graph()
-    pipeline.build()
-    return pipeline
+    return graph()
 
 
 class Augmenter:
@@ -74,7 +78,11 @@ class Augmenter:
 
     def __init__(self, config: Config, norm: Normalisation, batch: int, device: torch.device) -> None:
         self.config, self.norm = config, norm
-        self.graph = _warp_graph(batch, config.patch, None if device.type == "cpu" else device.index or 0)
+        threads = feeders(device, batch)
+        self.feeders = ThreadPoolExecutor(threads)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.graph = warp_graph(batch, config.patch, None if device.type == "cpu" else device.index or 0, threads)
+        self.graph.build()
 
     def __call__(
         self, scans: Sequence[Scan], picked: Sequence[Site], generators: Sequence[np.random.Generator]
@@ -89,35 +97,81 @@ class Augmenter:
         Returns:
             Standardised float32 (batch, 5, patch, patch), and labels, int64 (batch, patch, patch).
         """
+        if self.stream is None:
+            return self.make(scans, picked, generators)
+        with torch.cuda.stream(self.stream):  # of its own: no step waits for a batch to come
+            made = self.make(scans, picked, generators)
+            self.stream.synchronize()
+        return made
+
+    def make(
+        self, scans: Sequence[Scan], picked: Sequence[Site], generators: Sequence[np.random.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``__call__``, on the current stream."""
         how = self.config.augmentation
-        inputs: dict[str, list[np.ndarray]] = {}
-        lones: list[bool] = []
         donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if how.pasted else []
-        for site, rng in zip(picked, generators, strict=True):
-            scan = scans[site.scan]
-            chosen = how if scan.groups[site.slice] in how.groups else None
-            lone = scan.lone or bool(chosen and rng.random() < chosen.alone)
-            lones.append(lone)
-            slices, labels = take(scan, site, lone, donors, chosen, rng)
-            matrices = placements(site, lone, self.config.patch, chosen, rng)
-            for name, image, matrix in zip(
-                [*(f"slice{c}" for c in range(CHANNELS)), "labels"],
-                [*slices, labels],
-                [*matrices, matrices[CHANNELS // 2]],
-                strict=True,
-            ):
-                inputs.setdefault(name, []).append(image[..., None])
-                inputs.setdefault(f"{name}-matrix", []).append(matrix)
+        prepared = self.feeders.map(lambda site, rng: self.prepare(scans, site, donors, rng), picked, generators)
+        lones, fed = zip(*prepared, strict=True)
+        inputs = {name: [one[name] for one in fed] for name in fed[0]}
         images, labels_YXC = (torch.from_dlpack(out.as_tensor()).clone() for out in self.graph.run(**inputs))
         if images.is_cuda:  # DALI reuses its memory at the next run
             torch.cuda.current_stream(images.device).synchronize()
         images = images.permute(0, 3, 1, 2)  # channels last in memory, as convolutions like them
         if how.intensity:
             for number, (site, lone, rng) in enumerate(zip(picked, lones, generators, strict=True)):
-                if scans[site.scan].groups[site.slice] in how.groups:
+                if group_of_site(scans, site) in how.groups:
                     images[number] = vary_intensity(images[number], lone, rng)
         images = (images.clamp_(*self.norm.window) - self.norm.mean) / self.norm.std
         return images, labels_YXC[..., 0].long()
+
+    def prepare(
+        self, scans: Sequence[Scan], site: Site, donors: Sequence[Scan], rng: np.random.Generator
+    ) -> tuple[bool, dict[str, np.ndarray]]:
+        """Whether a site is taken for a lone slice, and what the graph is fed of it: crops, and their matrices."""
+        scan, how = scans[site.scan], self.config.augmentation
+        chosen = how if group_of_site(scans, site) in how.groups else None
+        lone = scan.lone or bool(chosen and rng.random() < chosen.alone)
+        slices, labels = take(scan, site, lone, donors, chosen, rng)
+        matrices = placements(site, lone, self.config.patch, chosen, rng)
+        fed: dict[str, np.ndarray] = {}
+        for name, image, matrix in zip(
+            [*(f"slice{c}" for c in range(CHANNELS)), "labels"],
+            [*slices, labels],
+            [*matrices, matrices[CHANNELS // 2]],
+            strict=True,
+        ):
+            fed[name], fed[f"{name}-matrix"] = cropped(image, matrix, self.config.patch)
+        return lone, fed
+
+
+def group_of_site(scans: Sequence[Scan], site: Site) -> str:
+    """The paper's group of what a network sees there: of the region in stage 2, of the slice in stage 1."""
+    return site.region or scans[site.scan].groups[site.slice]
+
+
+def cropped(image: np.ndarray, matrix: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a patch needs of a slice, (rows, columns, 1), and the matrix that takes the patch's (x, y) to it."""
+    corners = matrix @ np.array([[0, patch, 0, patch], [0, 0, patch, patch], [1, 1, 1, 1]], np.float64)
+    sides = []
+    for low, high, length in zip(corners.min(1), corners.max(1), image.shape[::-1], strict=True):
+        start = min(max(math.floor(low) - RIM_PX, 0), length - 1)
+        sides.append(slice(start, max(min(math.ceil(high) + RIM_PX, length), start + 1)))
+    x, y = sides
+    moved = matrix - np.array([[0, 0, x.start], [0, 0, y.start]], np.float32)
+    return np.ascontiguousarray(image[y, x])[..., None], moved.astype(np.float32)
+
+
+def feeders(device: torch.device, batch: int) -> int:
+    """How many threads prepare slices: one beside a network on the CPU, else this process' part of the cores."""
+    own = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 1 if device.type == "cpu" else max(1, min(FEEDERS, batch, own))
+
+
+def keep_for_this_stream(*tensors: torch.Tensor) -> None:
+    """Tensors that another stream made are not given back to it before this one is done with them."""
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def take(

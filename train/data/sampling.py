@@ -24,11 +24,18 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Site:
-    """A slice of a scan to learn from, and where to look: ``centre`` is (row, column), px."""
+    """A slice of a scan to learn from, and where to look.
+
+    Args:
+        scan, slice: numbers of it.
+        centre: (row, column), px.
+        region: group of the region that stage 2 sees there; None where whole slices are looked at.
+    """
 
     scan: int
     slice: int
     centre: tuple[float, float]
+    region: str | None = None
 
 
 Sites = dict[tuple[str, int], list[Site]]
@@ -63,8 +70,8 @@ def find_sites(
             for z in range(max(0, low[0] - Z_MARGIN), min(slices, high[0] + Z_MARGIN)):
                 # What the other kidney holds does not make this region one with kidney or tumour.
                 inside = scan.labels[z, low[1] : high[1], low[2] : high[2]]
-                times = thin if is_thin(inside, scan.spacing) else 1
-                found[group_of(inside), scan.source] += [Site(number, z, centre)] * times
+                group, times = group_of(inside), thin if is_thin(inside, scan.spacing) else 1
+                found[group, scan.source] += [Site(number, z, centre, group)] * times
         if not boxes:
             middles = [(rows * y, columns * x) for y, x in USUAL_PLACES]
             found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
