@@ -7,7 +7,7 @@ The configuration is that of the training. Lone slices of patients that it held 
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
 of, training patients are marked, since they flatter; of a cross-validation they are left out. Who was held out the
 weight files say; of one that does not, the configuration does. The rows are those of Table 2
-(``train.report.evaluate.answers``).
+(``train.report.evaluate.label_maps``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kits.networks import Network
 from kits.runtime.weights import MODES, Member, load_members
 from train.config import Data, Source
 from train.data.cases import LabelledCase, find_labelled, labels_of
-from train.report.evaluate import answers
+from train.report.evaluate import label_maps
 from train.report.table import ENSEMBLE
 from train.settings import data_of, read_settings
 
@@ -193,7 +193,7 @@ def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Casca
         truth = labels_of(volume, case.files[1])
     for cascade in cascades:
         with remembering(cascade):
-            for name, labels, _ in answers(volume, cascade, [member.name for member in cascade.members]):
+            for name, labels, _ in label_maps(volume, cascade, [member.name for member in cascade.members]):
                 predicted = labels[REPEATS // 2] if group == "slices" else labels
                 yield Row(
                     f"{name}, {cascade.mode}", group, case.name, case.patient, unseen,

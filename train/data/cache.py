@@ -83,15 +83,17 @@ def scan_of(
     hu: np.ndarray,
     labels: np.ndarray,
     spacing: tuple[float, float, float],
-    source: int = 0,
-    made_of: tuple[str, ...] = (),
-    origin: tuple[tuple[str, int, float], ...] = (),
+    **about: Any,
 ) -> Scan:
-    """A scan of arrays that are on the networks' grid already."""
+    """A scan of arrays that are on the networks' grid already; ``about`` is what else ``Scan`` has and is known."""
     clipped = np.clip(hu, *HU_WINDOW).astype(np.float64)
     moments = (float(clipped.size), float(clipped.sum()), float(np.square(clipped).sum()))
     groups = tuple(group_of(one) for one in labels)
-    return Scan(name, patient, source, groups, kidney_boxes(labels), moments, spacing, hu, labels, made_of, origin)
+    about = {"source": 0} | about
+    return Scan(
+        name=name, patient=patient, groups=groups, kidneys=kidney_boxes(labels), moments=moments, spacing=spacing,
+        hu=hu, labels=labels, **about,
+    )  # fmt: skip
 
 
 def group_of(labels: np.ndarray) -> str:
@@ -164,7 +166,15 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
     hu, labels, spacing = case.read()
     shape = working_shape(hu.shape, spacing, to_the_letter=True)  # fine pixels are variety here
     z, y, x = (mm * n / m for mm, n, m in zip(spacing, hu.shape, shape, strict=True))
-    scan = scan_of(case.name, case.patient, *on_grid(hu, labels, shape), (z, y, x), source, case.made_of, origin)
+    scan = scan_of(
+        case.name,
+        case.patient,
+        *on_grid(hu, labels, shape),
+        (z, y, x),
+        source=source,
+        made_of=case.made_of,
+        origin=origin,
+    )
     partial = cache / f".partial-{case.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -6,6 +6,7 @@ Another kind of source is one more function from a ``Source`` to its cases, list
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,8 @@ CYST = 3
 """KiTS21's and KiTS23's third label; KiTS19 counts cysts as kidney."""
 TOLERANCES = (("origin", 0.1), ("spacing_xyz", 1e-3), ("direction", 1e-3))
 """By how much the grids of a CT and its label map may differ: mm, mm, and cosines."""
+
+log = logging.getLogger(__name__)
 
 Loaded = tuple[np.ndarray, np.ndarray, tuple[float, float, float]]
 
@@ -54,14 +57,25 @@ class LabelledCase:
 
 
 def kits_cases(source: Source) -> Iterator[LabelledCase]:
-    """KiTS19's layout: ``case_NNNNN`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``."""
+    """KiTS19's layout: ``case_NNNNN`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``.
+
+    KiTS19's repository holds the label maps alone; what of its CT is not downloaded yet is told, the rest is used.
+    """
+    absent = []
     for folder in sorted(source.path.glob("case_*")):
         ct, label = folder / "imaging.nii.gz", folder / "segmentation.nii.gz"
-        if label.exists():  # KiTS19's test cases have none
+        if label.exists() and not ct.exists():
+            absent.append(folder.name)
+        elif label.exists():  # KiTS19's test cases have none
             name = f"{source.name}-{folder.name.removeprefix('case_')}"
             about = folder / "simulation.json"  # from `python -m train simulate`
             made_of = json.loads(about.read_text(encoding="utf-8"))["patients"] if about.exists() else ()
             yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label), tuple(made_of))
+    if absent:
+        log.warning(
+            "%s: %d cases have no imaging.nii.gz and are left out (download them, in KiTS19's folder by "
+            "`python -m starter_code.get_imaging`): %s.", source.path, len(absent), ", ".join(absent)
+        )  # fmt: skip
 
 
 def volume_cases(source: Source) -> Iterator[LabelledCase]:
@@ -69,6 +83,9 @@ def volume_cases(source: Source) -> Iterator[LabelledCase]:
     for ct in sorted(source.path.glob("*/ct.nii.gz")):
         label = ct.with_name("label.nii.gz")
         name = ct.parent.name
+        if not label.exists():
+            log.warning("%s has no label.nii.gz beside it, and is left out.", ct)
+            continue
         yield LabelledCase(name, patient_of(name), (ct, label), partial(read_pair, ct, label))
 
 
@@ -102,7 +119,7 @@ def find_labelled(source: Source) -> list[LabelledCase]:
     """All labelled cases of a source.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or a listing is damaged.
     """
     cases = list(KINDS[source.kind](source))
     if not cases:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
@@ -11,8 +11,8 @@ from scipy import ndimage
 from kits.geometry import Spacing
 
 from .fields import smooth_field
-from .noise import around, noise_like
-from .shapes import coverage, distance, lump, offsets_mm, push
+from .noise import noise_like, surroundings
+from .shapes import Form, coverage, distance, lump, offsets_mm, push
 from .tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 
 TUMOUR_MM = (6.0, 100.0)
@@ -44,6 +44,20 @@ class Lesion:
         return 1 if self.kind in CYSTS else 2
 
 
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """What is to grow: ``kind`` of ``tissue``, diameter in mm, centre (z, y, x) in voxels."""
+
+    kind: str
+    diameter: float
+    centre: tuple[float, ...]
+
+    @property
+    def radius(self) -> float:
+        """mm."""
+        return self.diameter / 2
+
+
 def grow_lesion(
     hu: np.ndarray, labels: np.ndarray, spacing: Spacing, rng: np.random.Generator, kind: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, Lesion | None]:
@@ -71,7 +85,7 @@ def grow_lesion(
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     for _ in range(5):
         centre = choose_centre(hu, labels, kidney, spacing, diameter / 2, rng)
-        grown = _grow(hu, labels, spacing, centre, diameter, kind, rng)
+        grown = _grow(hu, labels, spacing, Seed(kind, diameter, tuple(centre)), rng)
         if grown is not None:
             return grown
         diameter *= 0.7
@@ -144,48 +158,25 @@ def _profiles(shape: tuple[int, ...]) -> list[tuple[int, tuple[int, int]]]:
 
 
 def _grow(
-    hu: np.ndarray,
-    labels: np.ndarray,
-    spacing: Spacing,
-    centre: np.ndarray,
-    diameter: float,
-    kind: str,
-    rng: np.random.Generator,
+    hu: np.ndarray, labels: np.ndarray, spacing: Spacing, seed: Seed, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, Lesion] | None:
     """The lesion at a place; None where it would leave too little kidney, or nothing of itself."""
-    radius = diameter / 2
-    reach = np.ceil((2.3 * radius + 12) / np.array(spacing)).astype(int)
+    reach = np.ceil((2.3 * seed.radius + 12) / np.array(spacing)).astype(int)
+    centre = np.array(seed.centre)
     low = np.maximum(np.floor(centre).astype(int) - reach, 0)
     high = np.minimum(np.ceil(centre).astype(int) + reach + 1, hu.shape)
     if (high <= low).any():  # beyond the first or last slice of a thin scan
         return None
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     host, before = hu[box].astype(np.float32), labels[box]
-    middle = tuple(float(c) for c in centre - low)
-    kidney_hu = _kidney_level(host, before, spacing, middle, radius)
-
-    calm = ndimage.gaussian_filter(host, (0, 1, 1))
-    hard = _unyielding(calm, before, kind)
-    pressed = rng.uniform(0.2, 0.95) if rng.random() < 0.7 else 0.0
-    after = before
-    if pressed and radius > 4:
-        stiff = np.clip(3 * ndimage.gaussian_filter(hard.astype(np.float32), _sigma(3, spacing, host)), 0, 1)
-        host, after = push((host, before), (3, 0), spacing, middle, pressed * radius, stiff)
-        calm = ndimage.gaussian_filter(host, (0, 1, 1))
-        hard = _unyielding(calm, after, kind)
-
-    depth = _depth(host.shape, spacing, middle, radius, kind, rng)
+    inner = replace(seed, centre=tuple(float(c) for c in centre - low))
+    kidney_hu = _kidney_level(host, before, spacing, inner)
+    host, after, calm = _pressed(host, before, spacing, inner, rng)
+    organ = (is_organ(calm) & (after == 0)).astype(np.float32)
+    depth = _depth(calm, after, organ, spacing, inner, rng)
     if not (depth > 0).any():
         return None
-    organ = (is_organ(calm) & (after == 0)).astype(np.float32)
-    resistance = rng.uniform(0.1, 0.7) * radius
-    depth -= resistance * ndimage.gaussian_filter(organ, _sigma(2, spacing, host))
-    if hard.any():
-        np.minimum(depth, distance(~hard, spacing) - 1.5, out=depth)
-    outside = _outside(calm)
-    if outside.any():
-        np.minimum(depth, distance(~outside, spacing) - SKIN_MM, out=depth)
-    weight = coverage(depth, spacing, rng.uniform(1.0, 3.0), 0.8 * radius, rng)
+    weight = coverage(depth, spacing, rng.uniform(1.0, 3.0), 0.8 * seed.radius, rng)
     weight[cc3d.largest_k(weight > 0, k=1) == 0] = 0
     grown = weight > 0.5
     kidneys = (before == 1).sum()
@@ -194,13 +185,13 @@ def _grow(
     if organ[grown].mean() > MOST_INVADED:
         return None
 
-    z, y, x = (round(float(c), 1) for c in centre)
-    lesion = Lesion(kind, round(diameter, 1), (z, y, x), round(kidney_hu, 1))
+    z, y, x = (round(float(c), 1) for c in seed.centre)
+    lesion = Lesion(seed.kind, round(seed.diameter, 1), (z, y, x), round(kidney_hu, 1))
     core = ndimage.find_objects((weight > 0).astype(np.uint8))[0]  # only here does anything else change
     depth, weight, grown = depth[core], weight[core], grown[core]
-    inside = lesion_hu(kind, depth, spacing, radius, kidney_hu, rng)
+    inside = lesion_hu(seed.kind, depth, spacing, seed.radius, kidney_hu, rng)
     inside = ndimage.gaussian_filter(inside, (0, *[rng.uniform(0.5, 1.0)] * 2))  # the scanner's blur
-    noise = noise_like(around(hu[box], middle), weight.shape, rng)
+    noise = noise_like(surroundings(hu[box], inner.centre), weight.shape, rng)
     # The mean of two independent noises is weaker than either: the second is raised so that their sum is not.
     host[core] += weight * (inside - host[core]) + noise * np.sqrt(1 - (1 - weight) ** 2)
     after = after.copy()
@@ -209,6 +200,43 @@ def _grow(
     new_hu[box] = np.rint(host) if hu.dtype.kind == "i" else host
     new_labels[box] = after
     return new_hu, new_labels, lesion
+
+
+def _pressed(
+    host: np.ndarray, labels: np.ndarray, spacing: Spacing, seed: Seed, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A box's HU and labels, mostly pushed aside by what grows in it, and its HU without noise."""
+    calm = ndimage.gaussian_filter(host, (0, 1, 1))
+    pressed = rng.uniform(0.2, 0.95) if rng.random() < 0.7 else 0.0
+    if pressed and seed.radius > 4:
+        hard = _unyielding(calm, labels, seed.kind).astype(np.float32)
+        stiff = np.clip(3 * ndimage.gaussian_filter(hard, _sigma(3, spacing, host)), 0, 1)
+        host, labels = push((host, labels), (3, 0), spacing, seed.centre, pressed * seed.radius, stiff)
+        calm = ndimage.gaussian_filter(host, (0, 1, 1))
+    return host, labels, calm
+
+
+def _depth(
+    calm: np.ndarray, labels: np.ndarray, organ: np.ndarray, spacing: Spacing, seed: Seed, rng: np.random.Generator
+) -> np.ndarray:
+    """Depth in the lesion, mm, less where organs resist it, and none in bone, gas and skin.
+
+    Args:
+        calm, labels: of the box, HU without noise and labels.
+        organ: 1 where other organs are.
+    """
+    depth = _free_depth(calm.shape, spacing, seed, rng)
+    if not (depth > 0).any():
+        return depth
+    resistance = rng.uniform(0.1, 0.7) * seed.radius
+    depth -= resistance * ndimage.gaussian_filter(organ, _sigma(2, spacing, calm))
+    hard = _unyielding(calm, labels, seed.kind)
+    if hard.any():
+        np.minimum(depth, distance(~hard, spacing) - 1.5, out=depth)
+    outside = _outside(calm)
+    if outside.any():
+        np.minimum(depth, distance(~outside, spacing) - SKIN_MM, out=depth)
+    return depth
 
 
 def _unyielding(hu: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
@@ -231,27 +259,20 @@ def _sigma(mm: float, spacing: Spacing, array: np.ndarray) -> tuple[float, float
     return (z if len(array) > 1 else 0.0, y, x)
 
 
-def _kidney_level(
-    host: np.ndarray, labels: np.ndarray, spacing: Spacing, centre: tuple[float, ...], radius: float
-) -> float:
+def _kidney_level(host: np.ndarray, labels: np.ndarray, spacing: Spacing, seed: Seed) -> float:
     """HU of the kidney around a lesion."""
-    z, y, x = offsets_mm(host.shape, spacing, centre)
-    near = (labels == 1) & (z * z + y * y + x * x < (radius + 15) ** 2)
+    z, y, x = offsets_mm(host.shape, spacing, seed.centre)
+    near = (labels == 1) & (z * z + y * y + x * x < (seed.radius + 15) ** 2)
     near = near if near.any() else labels == 1
     return float(np.quantile(host[near], 0.6)) if near.any() else 120.0  # above the middle: cysts may lie in it
 
 
-def _depth(
-    shape: tuple[int, ...],
-    spacing: Spacing,
-    centre: tuple[float, ...],
-    radius: float,
-    kind: str,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Depth in the lesion, mm; cysts are round and smooth, tumours lobulated, some with frayed edges."""
-    if kind in CYSTS:
-        return lump(shape, spacing, centre, radius, rng.uniform(0, 0.05), rng.uniform(0, 0.3), rng)
-    depth = lump(shape, spacing, centre, radius, rng.uniform(0.02, 0.2), rng.uniform(0, 0.6), rng)
-    frayed = rng.uniform(0, 0.1) * min(radius, 10.0)
+def _free_depth(shape: tuple[int, ...], spacing: Spacing, seed: Seed, rng: np.random.Generator) -> np.ndarray:
+    """Depth in a lesion that nothing hinders, mm; cysts are round and smooth, tumours lobulated, some frayed."""
+    if seed.kind in CYSTS:
+        form = Form(seed.radius, rng.uniform(0, 0.05), rng.uniform(0, 0.3))
+        return lump(shape, spacing, seed.centre, form, rng)
+    form = Form(seed.radius, rng.uniform(0.02, 0.2), rng.uniform(0, 0.6))
+    depth = lump(shape, spacing, seed.centre, form, rng)
+    frayed = rng.uniform(0, 0.1) * min(seed.radius, 10.0)
     return depth + frayed * smooth_field(shape, spacing, 3.0, rng)

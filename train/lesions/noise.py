@@ -44,7 +44,7 @@ def noise_like(host: np.ndarray, shape: Sequence[int], rng: np.random.Generator)
     return noise[tuple(slice(n) for n in shape)].astype(np.float32)
 
 
-def around(host: np.ndarray, centre: Sequence[float]) -> np.ndarray:
+def surroundings(host: np.ndarray, centre: Sequence[float]) -> np.ndarray:
     """Surroundings of ``centre`` (voxels) that suffice to measure noise in, at most 9 x 121 x 121 voxels."""
     halves = (4, 60, 60)
     starts = [min(max(0, round(c) - half), n - 1) for c, half, n in zip(centre, halves, host.shape, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +13,26 @@ from scipy.spatial.transform import Rotation
 from .fields import ramp, smooth_field
 
 
+@dataclass(frozen=True)
+class Form:
+    """A lobulated ellipsoid.
+
+    Args:
+        radius_mm: of the sphere of the same volume.
+        roughness: amplitude of the lobes, as a share of the radius; 0 for an ellipsoid.
+        elongation: axes differ by a factor of up to ``1 + elongation``.
+    """
+
+    radius_mm: float
+    roughness: float
+    elongation: float
+
+
 def lump(
     shape: Sequence[int],
     spacing: Sequence[float],
     centre: Sequence[float],
-    radius_mm: float,
-    roughness: float,
-    elongation: float,
+    form: Form,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """How deep each voxel lies in a lobulated ellipsoid, in mm: positive inside, about 0 on its surface.
@@ -26,11 +40,10 @@ def lump(
     Args:
         shape, spacing: of the grid, (z, y, x).
         centre: (z, y, x), in voxels, not necessarily whole ones.
-        radius_mm: of the sphere of the same volume.
-        roughness: amplitude of the lobes, as a share of the radius; 0 for an ellipsoid.
-        elongation: axes differ by a factor of up to ``1 + elongation``.
+        form: its size and how round it is.
     """
-    axes = np.exp(rng.uniform(-0.5, 0.5, 3) * np.log1p(elongation))
+    radius_mm, roughness = form.radius_mm, form.roughness
+    axes = np.exp(rng.uniform(-0.5, 0.5, 3) * np.log1p(form.elongation))
     axes /= np.prod(axes) ** (1 / 3)
     turn = Rotation.random(rng=rng).as_matrix() / axes[:, None]
     z, y, x = offsets_mm(shape, spacing, centre)

@@ -68,12 +68,20 @@ def write_card(
     members = [*locators, *segmenters]
     if strangers := sorted(set(trainings) - {member.name for member in members}):
         raise ValueError(f"{folder} holds no weights of {', '.join(strangers)}, which a training is given for")
+    card = folder / "README.md"
+    write_text(card_text(folder.absolute().name, members, trainings, table, limits), card)
+    return card
+
+
+def card_text(
+    name: str, members: Sequence[Member], trainings: Mapping[str, Training], table: Table | None, limits: Sequence[str]
+) -> str:
+    """The card of the folder ``name``; all else as in ``write_card``."""
     files = "\n".join(file_row(member) for member in members)
     data = bullets(origins(members))
     training = training_section(members, trainings)
     scores = table.markdown().strip() if table else "Not evaluated on cases that the networks never saw."
-    name = folder.absolute().name
-    text = f"""# Model card
+    return f"""# Model card
 
 Weights of KiTS Cascade, which finds kidneys and kidney tumours in abdominal CT: an implementation of the multi-stage
 2.5D cascade of Santini, Moreau and Rubeaux for KiTS19 ([arXiv:1909.00735](https://arxiv.org/abs/1909.00735)).
@@ -113,9 +121,6 @@ In the container, mounted at `/opt/ml/model`, they go before those in the image:
 
 {bullets(limits)}
 """
-    card = folder / "README.md"
-    write_text(text, card)
-    return card
 
 
 def file_row(member: Member) -> str:

@@ -16,7 +16,6 @@ import argparse
 import logging
 import math
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,22 +85,22 @@ def evaluate(folds: Sequence[Fold], data: Path, out: Path, mode: str = "native")
             cascade = Cascade(locators, segmenters, mode=mode)
             for name in fold.cases:
                 bar.set_postfix_str(name)
-                attempt(found[name], index, cascade, row_names(cascade.members), table, out)
+                evaluate_case(found[name], index, cascade, row_names(cascade.members), table, out)
                 table.write(out)
                 bar.update()
     write_figure4(table, found, out)
     return table
 
 
-def attempt(case: Case, fold: int, cascade: Cascade, names: Sequence[str], table: Table, out: Path) -> None:
+def evaluate_case(case: Case, fold: int, cascade: Cascade, names: Sequence[str], table: Table, out: Path) -> None:
     """Add a case's scores to the table, all of them or, if anything fails, the reason."""
     try:
         check_memory(case)
         volume = read_volume(case)
         truth = labels_of(volume, reference_path(case))
         scores = []
-        for network, labels, seconds in answers(volume, cascade, names):
-            scores.append(score(case.name, fold, network, labels, truth, volume, seconds))
+        for network, labels, seconds in label_maps(volume, cascade, names):
+            scores.append(Score(case.name, fold, network, *score(labels, truth, volume), seconds))
         write_image(volume.to_home(labels), prediction_path(out, case))  # the ensemble's, which comes last
     except KitsError as error:
         table.failed[case.name] = str(error)
@@ -123,7 +122,7 @@ def row_names(members: Sequence[Member]) -> list[str]:
     return [name if short.count(name) == 1 else member.name for name, member in zip(short, members, strict=True)]
 
 
-def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, float]]:
+def label_maps(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, float]]:
     """Every network's own label map of a volume, then the ensemble's.
 
     The regions are located once for all members of stage 2. The ensemble is run by itself, so that its label map is
@@ -184,13 +183,15 @@ def stage1_labels(
     return labels
 
 
-def score(
-    case: str, fold: int, network: str, labels: np.ndarray, truth: np.ndarray, volume: Volume, seconds: float
-) -> Score:
-    """Score one label map against its reference; both uint8 (z, y, x) on the volume's grid."""
+def score(labels: np.ndarray, truth: np.ndarray, volume: Volume) -> tuple[float, float, float]:
+    """Dice of kidney with tumour and of tumour, and false tumour in ml (see ``Score``), of a map and its reference.
+
+    Args:
+        labels, truth: uint8 (z, y, x) on the volume's grid.
+    """
     dice = score_case(labels, truth, volume.spacing, "kits19")
     false_ml = math.nan if (truth >= TUMOUR).any() else float((labels >= TUMOUR).sum() * volume.voxel_ml)
-    return Score(case, fold, network, dice["kidney+tumour"], dice["tumour"], false_ml, seconds)
+    return dice["kidney+tumour"], dice["tumour"], false_ml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,12 +213,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run ``python -m train evaluate``; returns 0, 1 if a case failed, or 2 if the call was wrong."""
-    try:
-        table = evaluate(folds_of(arguments), arguments.data, arguments.out, arguments.mode)
-    except KitsError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
+    """Run ``python -m train evaluate``; returns 0, or 1 if a case failed."""
+    table = evaluate(folds_of(arguments), arguments.data, arguments.out, arguments.mode)
     print(table.markdown())
     return 1 if table.failed else 0
 
@@ -226,7 +223,7 @@ def folds_of(arguments: argparse.Namespace) -> list[Fold]:
     """Weights folders paired with their cases.
 
     Raises:
-        InputError: it is not clear which folder's networks are to be judged on which cases.
+        InputError: it is not clear which folder's networks are to be scored on which cases.
     """
     lists = arguments.cases
     if lists is None and len(arguments.weights) == 1:
@@ -234,7 +231,7 @@ def folds_of(arguments: argparse.Namespace) -> list[Fold]:
     if lists is None or len(lists) != len(arguments.weights):
         raise InputError(
             f"There are {len(arguments.weights)} weights folders but {len(lists or ())} lists of cases, and each "
-            "fold's networks must be judged on cases that they never saw. Give --cases once a folder, in the same "
+            "fold's networks must be scored on cases that they never saw. Give --cases once a folder, in the same "
             "order, or let `python -m train all --folds K` do it, whose recipe knows the folds' cases."
         )
     return [Fold(weights, tuple(cases)) for weights, cases in zip(arguments.weights, lists, strict=True)]

@@ -14,7 +14,7 @@ from kits.geometry import Spacing
 
 from ..lesions.fields import ramp, smooth_field
 from ..lesions.grow import AIR_HU, BONE_HU
-from ..lesions.noise import around, noise_like
+from ..lesions.noise import noise_like, surroundings
 from ..lesions.shapes import coverage, distance
 from ..lesions.tissue import CYSTS, TUMOURS, draw_kind, lesion_hu
 from .grown import grow_lesions
@@ -136,7 +136,7 @@ def fill_with_fat(made: Simulation, gone: np.ndarray, rng: np.random.Generator) 
     filling = level + 5 * smooth_field(hu.shape, made.spacing, 9.0, rng) + rng.uniform(10, 70) * strands
     wide = ndimage.binary_dilation(mask, np.ones((1, 3, 3), bool), iterations=2)  # with the kidney's blurred rim
     weight = ndimage.gaussian_filter(wide.astype(np.float32), (0, 1, 1))
-    noise = noise_like(around(hu, [n / 2 for n in hu.shape]), hu.shape, rng)
+    noise = noise_like(surroundings(hu, [n / 2 for n in hu.shape]), hu.shape, rng)
     hu += weight * (filling - hu) + noise * np.sqrt(1 - (1 - weight) ** 2)
     made.hu[box] = np.rint(hu)
 
@@ -168,7 +168,7 @@ def paint(made: Simulation, new: Placed, phase: Phase, rng: np.random.Generator)
             noted.append({"kind": kind, "diameter_mm": round(2 * radius, 1), "kidney_hu": round(kidney_hu, 1)})
     inside = ndimage.gaussian_filter(inside, (0, 0.7, 0.7))
     weight = coverage(whole, spacing, softness, 15.0, rng)
-    noise = noise_like(around(made.hu[new.box], [n / 2 for n in hu.shape]), hu.shape, rng)
+    noise = noise_like(surroundings(made.hu[new.box], [n / 2 for n in hu.shape]), hu.shape, rng)
     hu += weight * (inside - hu) + noise * np.sqrt(1 - (1 - weight) ** 2)
     made.hu[new.box] = np.rint(hu)
     made.labels[new.box][whole > 0] = 1

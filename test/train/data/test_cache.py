@@ -66,7 +66,7 @@ def test_a_second_preparation_does_nothing_and_a_changed_case_is_done_again(
     first = prepare(data, tmp_path / "cache")
     done = []
     whole = cache.scan_of
-    monkeypatch.setattr(cache, "scan_of", lambda *a: done.append(a[0]) or whole(*a))
+    monkeypatch.setattr(cache, "scan_of", lambda *a, **more: done.append(a[0]) or whole(*a, **more))
     assert prepare(data, tmp_path / "cache") == first
     assert done == []
     os.utime(tmp_path / "kits" / "case_00001" / "imaging.nii.gz", (1, 1))

@@ -328,10 +328,10 @@ def test_the_table_grows_case_by_case(data, tmp_path, weights, monkeypatch):
     def interrupt(case, *arguments):
         if case.name == "case_00002":
             raise KeyboardInterrupt
-        return attempt(case, *arguments)
+        return whole(case, *arguments)
 
-    attempt = module.attempt
-    monkeypatch.setattr(module, "attempt", interrupt)
+    whole = module.evaluate_case
+    monkeypatch.setattr(module, "evaluate_case", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate([Fold(Path("weights"), case_names(3))], data, tmp_path / "out")
     rows = csv.DictReader((tmp_path / "out" / "per_case.csv").open())
