@@ -149,7 +149,7 @@ def run(recipe: Recipe, out: Path, device: str = "auto") -> int:
         InputError: ``torchrun`` started several processes, or something is missing.
     """
     if workers.launched():
-        raise InputError("A recipe runs in one process; torchrun is for `python -m train fit`, a phase with --phase.")
+        raise InputError("a recipe runs in one process; torchrun is for `python -m train fit`, a phase with --phase.")
     steps, data = steps_of(recipe.phases), recipe.data
     for scans in recipe.simulated:
         barred = [*data.valid, *scans.leave_out]

@@ -45,8 +45,10 @@ def kits_folder(folder: Path, count: int = 4) -> Path:
     return folder
 
 
-def trainer(config: Config = SMALL, folder: Path = Path(), start: Path | None = None, **changes: object) -> Trainer:
+def trainer(
+    config: Config = SMALL, folder: Path = Path(), start: Path | None = None, device: str = "cpu", **changes: object
+) -> Trainer:
     """A run on made-up scans; ``changes`` are to ``Material``."""
     scans = made_scans()
     material = Material(**{"data": DATA, "train": scans, "valid": scans[-1:], "norm": NORM} | changes)
-    return Trainer(config, material, folder, "cpu", start)
+    return Trainer(config, material, folder, device, start)

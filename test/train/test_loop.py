@@ -158,3 +158,11 @@ def test_a_threshold_is_judged_as_it_deserves() -> None:
     assert scores["kidney"] == pytest.approx(dice(predicted > 0, scans[0].labels > 0), abs=1e-3)
     assert scores["kidney"] > 0.9
     assert scores["score"] == pytest.approx((scores["kidney"] + scores["tumour"]) / 2, abs=1e-3)
+
+
+def test_every_epoch_is_told_in_a_line_without_a_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        trainer(replace(SMALL, schedule=replace(SMALL.schedule, epochs=2, epoch_steps=1)), tmp_path).fit()
+    lines = [line for line in caplog.messages if "epoch" in line]
+    assert [line.split(": ")[1].split(",")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all("loss" in line and "tumour" in line and "minutes left" in line for line in lines)

@@ -13,10 +13,12 @@ from kits.runtime.engine import Engine
 from kits.runtime.weights import Member, load_member, save_weights
 from test.helpers.threshold import Threshold, phantom
 from test.train.made import DATA, NORM, SMALL, kits_folder, trainer
+from train import recipe
 from train.__main__ import main
 from train.config import Data, Source
 from train.data.cache import prepare, scan_of, split
 from train.fit import Fit, average, fit_network
+from train.recipe import Recipe, table_2
 from train.validation import locate_kidneys
 
 
@@ -46,25 +48,103 @@ def load_info() -> object:
     return WeightsInfo("locate", "res-unet", NORM, "nothing", "none")
 
 
-def test_the_whole_recipe_ends_with_weights_that_load(tmp_path: Path) -> None:
-    kits_folder(tmp_path / "kits", 3)
-    (tmp_path / "quick.toml").write_text(
-        "[data]\nvalid = ['kits-00002']\nlicence = 'CC0'\n"
-        "[training]\npatch = 64\n[training.schedule]\nepochs = 1\nepoch_steps = 2\nbatch = 2\n"
-    )
-    call = ["all", "--data", str(tmp_path / "kits"), "--config", str(tmp_path / "quick.toml"), "--out",
-            str(tmp_path / "out"), "--device", "cpu"]  # fmt: skip
-    assert main(call) == 0
+QUICK = """
+[data]
+valid = ["kits-00002"]
+licence = "CC0"
+[training]
+patch = 64
+schedule = {epochs = 1, epoch_steps = 1, batch = 2}
+"""
+PHASES = """
+[[wide-unet1.phases]]
+start = "wide-unet2/first"
+[[wide-unet2.phases]]
+name = "first"
+[[wide-unet2.phases]]
+name = "second"
+average_with = "first"
+seed = 1
+schedule = {epoch_steps = 2}
+"""
+
+
+def call(tmp_path: Path, command: str, text: str, *more: str) -> int:
+    """``python -m train`` on three made-up cases."""
+    if not (tmp_path / "kits").exists():
+        kits_folder(tmp_path / "kits", 3)
+    (tmp_path / "quick.toml").write_text(text)
+    data = ["--data", str(tmp_path / "kits"), "--config", str(tmp_path / "quick.toml"), "--device", "cpu"]
+    return main([command, *data, *more])
+
+
+def test_a_recipe_of_phases_ends_with_weights_that_load_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    begun = []
+
+    def killed(fit: Fit) -> Path:
+        if fit.folder.name == "second" and not begun:
+            begun.append(fit)
+            raise KeyboardInterrupt
+        return fit_network(fit)
+
+    monkeypatch.setattr(recipe, "fit_network", killed)
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path, "all", QUICK + PHASES, *out)
+    runs = tmp_path / "out" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/weights.safetensors")}
+    assert call(tmp_path, "all", QUICK + PHASES, *out) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     weights = tmp_path / "out" / "weights"
-    names = ["res-net", "res-unet1", "res-unet2", "wide-unet1", "wide-unet2"]
-    assert sorted(path.stem for path in weights.glob("*.safetensors")) == names
+    assert sorted(path.stem for path in weights.glob("*.safetensors")) == ["wide-unet1", "wide-unet2"]
+    first, second, shipped = (
+        load_member(path).network.state_dict()["block3.residual.2.weight"]
+        for path in (
+            runs / "wide-unet2" / "first" / "weights.safetensors",
+            runs / "wide-unet2" / "second" / "weights.safetensors",
+            weights / "wide-unet2.safetensors",
+        )
+    )
+    assert torch.allclose(shipped, (first + second) / 2, atol=1e-3)
     card = (weights / "README.md").read_text(encoding="utf-8")
     assert "CC0" in card
+    assert "| `wide-unet2` | 3 |" in card, "steps of both phases"
     assert "epoch_steps = 2" in card
-    assert (tmp_path / "out" / "evaluation" / "table2.md").exists()
-    stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/runs/*/weights.safetensors"))]
-    assert main(call) == 0  # goes on from where all is done
-    assert stamps == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/runs/*/weights.safetensors"))]
+    assert "mode: `native`" in (tmp_path / "out" / "evaluation" / "table2.md").read_text(encoding="utf-8")
+
+
+def test_the_papers_recipe_learns_where_its_stage_1_looks_and_is_scored_in_its_mode(tmp_path: Path) -> None:
+    assert call(tmp_path, "all", QUICK, "--preset", "paper", "--out", str(tmp_path / "out")) == 0
+    names = sorted(path.stem for path in (tmp_path / "out" / "weights").glob("*.safetensors"))
+    assert names == ["res-net", "res-unet1", "res-unet2"]
+    assert "mode: `paper`" in (tmp_path / "out" / "evaluation" / "table2.md").read_text(encoding="utf-8")
+    told = (tmp_path / "out" / "runs" / "res-net" / "1" / "config.toml").read_text(encoding="utf-8")
+    assert 'regions = "located"' in told
+
+
+def test_a_recipe_whose_validation_patients_have_no_whole_case_ends_without_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Data((Source("volumes", tmp_path / "volumes"),))
+    assert table_2(Recipe(data, {}), {"scans": []}, {tmp_path: {"a"}}, tmp_path) is None
+    assert "Table 2 is not measured" in caplog.text
+
+
+def test_a_start_that_is_no_phase_and_no_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = QUICK + "[[wide-unet2.phases]]\nstart = 'fifth'\n"
+    assert call(tmp_path, "all", text, "--out", str(tmp_path / "out")) == 2
+    assert "starts from fifth, which is neither a phase nor a file" in capsys.readouterr().err
+
+
+def test_the_plan_says_time_disk_and_memory_of_each_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "plan", QUICK + PHASES, "--folds", "2") == 0
+    told = capsys.readouterr().out
+    assert "3 cases of 36 slices; their cache takes 0.0 GB on disk" in told
+    assert "| wide-unet2/second | 2 | 2, 64 px |" in told
+    assert "hours of steps in 2 folds" in told
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_network_can_take_its_normalisation_from_the_ensemble_that_it_is_to_join(tmp_path: Path) -> None:

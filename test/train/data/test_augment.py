@@ -9,10 +9,13 @@ import torch
 from test.helpers.threshold import dice, phantom
 from test.train.made import BEST, CPU, NORM, SMALL, SPACING, made_scans
 from train.config import Augmentation
-from train.data.augment import LOST_FAT_HU, Augmenter, placements, vary_intensity
+from train.data import augment
+from train.data.augment import LOST_FAT_HU, Augmenter, cropped, placements, vary_intensity, warp_graph
 from train.data.cache import Scan, scan_of
 from train.data.sampling import Site, find_sites
 from train.presets import PRESETS
+
+BEST_SMALL = replace(BEST, patch=64)
 
 
 def augmented(scan: Scan, site: Site, config: object, count: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,8 +53,12 @@ def test_only_the_groups_named_are_varied() -> None:
     with_tumour = scan.groups.index("KT")
     config = PRESETS["paper"]["res-unet2"]
     assert "K" in scan.groups
-    for z, varied in ((with_tumour, True), (scan.groups.index("K"), False)):
-        images, _ = augmented(scan, Site(0, z, (48.0, 64.0)), replace(config, patch=64), 4)
+    for z, region, varied in (
+        (with_tumour, None, True),
+        (scan.groups.index("K"), None, False),
+        (with_tumour, "K", False),  # the tumour lies in the other kidney's region
+    ):
+        images, _ = augmented(scan, Site(0, z, (48.0, 64.0), region), replace(config, patch=64), 4)
         assert bool((images[0] != images[1]).any()) == varied
 
 
@@ -132,3 +139,38 @@ def test_a_lone_slices_channels_share_their_noise_at_times_and_may_lose_their_fa
     assert 0 < (shared & ~own).sum() < (~own).sum()
     lost = [bool((image[:, :8] == LOST_FAT_HU).all()) for image in among]
     assert 0 < sum(lost) < 20
+
+
+def test_a_patch_needs_no_more_than_its_crop_of_a_slice() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(-100, 300, (200, 240), np.int16)
+    scan = scan_of("x", "x", image[None], np.zeros((1, 200, 240), np.uint8), SPACING)
+    sites = [Site(0, 0, centre) for centre in ((100.0, 120.0), (3.0, 5.0), (199.0, 239.0), (-300.0, 900.0))]
+    for site in sites:
+        (matrix, *_) = placements(site, False, 32, BEST.augmentation, rng)
+        crop, moved = cropped(scan.hu[0], matrix, 32)
+        graph = warp_graph(1, 32, None)
+        patches = []
+        for fed, by in ((image[..., None], matrix), (crop, moved)):
+            inputs = {f"slice{c}": [fed] for c in range(5)} | {"labels": [fed.astype(np.uint8)]}
+            inputs |= {f"{name}-matrix": [by] for name in list(inputs)}
+            patches.append(np.asarray(graph.run(**inputs)[0].as_tensor()))
+        assert crop.size <= image.size
+        assert np.abs(patches[0] - patches[1]).max() < 0.1  # HU; positions are float32
+    assert cropped(scan.hu[0], placements(sites[0], False, 32, None, rng)[0], 32)[0].shape == (36, 36, 1)
+
+
+def test_what_threads_prepare_does_not_depend_on_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = made_scans(2)[0]
+    one = augmented(scan, Site(0, 4, (52.0, 35.0)), BEST_SMALL, 6)
+    monkeypatch.setattr(augment, "feeders", lambda device, batch: 4)
+    four = augmented(scan, Site(0, 4, (52.0, 35.0)), BEST_SMALL, 6)
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+def test_beside_a_gpu_slices_are_prepared_by_this_process_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    assert augment.feeders(CPU, 32) == 1
+    assert augment.feeders(torch.device("cuda"), 32) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert augment.feeders(torch.device("cuda"), 32) == 3

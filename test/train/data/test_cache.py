@@ -139,3 +139,28 @@ def test_folds_are_of_those_whom_simulated_scans_were_made_of() -> None:
     for train, valid in parts:
         assert "sim-00000" in train, "it is no patient to be held out by itself"
         assert cache.may_train(made, train, valid) == (valid == ["kits-00002"])
+
+
+def test_cases_whose_ct_is_not_downloaded_yet_are_named_and_the_others_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = kits_folder(tmp_path / "kits", 4)
+    for number in (1, 2):
+        (folder / f"case_{number:05d}" / "imaging.nii.gz").unlink()
+    index = prepare(Data((Source("kits", folder),), valid=("kits-00003",)), tmp_path / "cache")
+    assert [scan["name"] for scan in index["scans"]] == ["kits-00000", "kits-00003"]
+    assert "2 cases have no imaging.nii.gz" in caplog.text
+    assert "case_00001, case_00002" in caplog.text
+
+
+def test_a_volume_without_labels_is_named_and_the_others_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hu, labels = phantom(shape=(8, 64, 80), radius_mm=(9.0, 12.0, 12.0))
+    for name in ("a", "b", "c"):
+        (tmp_path / "volumes" / name).mkdir(parents=True)
+        for file, array in (("ct", hu), ("label", labels)):
+            sitk.WriteImage(
+                oriented(array, (3.0, 0.8, 0.8), (0, 1, 2), (1, 1, 1)), f"{tmp_path}/volumes/{name}/{file}.nii.gz"
+            )
+    (tmp_path / "volumes" / "b" / "label.nii.gz").unlink()
+    assert [case.name for case in find_labelled(Source("volumes", tmp_path / "volumes"))] == ["a", "c"]
+    assert "b/ct.nii.gz has no label.nii.gz beside it" in caplog.text

@@ -1,6 +1,5 @@
 """Table 2 holds what kits.score gives for each network alone and the ensemble, over all folds' cases."""
 
-import argparse
 import csv
 import json
 import math
@@ -19,8 +18,9 @@ from kits.io.images import read_volume
 from kits.runtime.weights import Member
 from kits.score.metrics import score_case, score_folders
 from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom
+from train.__main__ import main
 from train.report import evaluate as module
-from train.report.evaluate import add_arguments, evaluate, main
+from train.report.evaluate import evaluate
 from train.report.figure4 import examples
 from train.report.table import ENSEMBLE, PAPER, Figure, Fold, Score, Table
 
@@ -98,9 +98,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def call(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return main(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["evaluate", *map(str, arguments)])
 
 
 def case_names(count: int) -> tuple[str, ...]:
