@@ -27,7 +27,7 @@ from kits.errors import InputError, KitsError
 
 from . import recipe
 from .config import Data, Source
-from .data.cache import prepare
+from .data.cache import CasesFailed, prepare
 from .fit import Fit, average, fit_network
 from .plan import plan
 from .presets import NETWORKS, PRESETS
@@ -36,7 +36,7 @@ from .settings import config_of, data_in, data_of, phase_of, read_settings
 from .simulate import command as simulate
 from .workers import workers
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(__package__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,17 +47,21 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.verbose:
+        for name in (__package__, "kits"):
+            logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         return arguments.run_command(arguments) or 0
     except KitsError as error:
-        log.debug("", exc_info=True)
+        log.debug("Where it happened:", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, CasesFailed) else 2
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m train", description=(__doc__ or "").split("\n")[0])
+    top.add_argument("--verbose", action="store_true", help="show where an error came from")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:

@@ -6,7 +6,9 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from kits.errors import InputError
+import torch
+
+from kits.errors import InputError, KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
@@ -79,7 +81,14 @@ def fit_network(fit: Fit) -> Path:
     told = replace(data, valid=tuple(validation if fit.fold else sorted({*validation, *data.valid})))
     if workers.rank() == 0:
         write_config(fit)
-    return Trainer(config, Material(told, train, valid, norm, located), fit.folder, fit.device, fit.start).fit()
+    try:
+        return Trainer(config, Material(told, train, valid, norm, located), fit.folder, fit.device, fit.start).fit()
+    except torch.cuda.OutOfMemoryError as error:
+        raise KitsError(
+            f"The GPU's memory ran out with batches of {config.schedule.batch} patches of {config.patch} px: give "
+            "the configuration a smaller batch or patch, or share the batch among more GPUs, and start again; the "
+            "run goes on from its checkpoint."
+        ) from error
 
 
 def write_config(fit: Fit) -> None:

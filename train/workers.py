@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kits.errors import InputError
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first one, which alone scores the validation cases."""
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def workers(on: str = "auto") -> Iterator[None]:
                 "many as there are GPUs, or add --device cpu."
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpus(on) else "gloo")
+    dist.init_process_group("nccl" if on_gpus(on) else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

@@ -84,7 +84,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: asked.update(device=number))
     monkeypatch.setattr(workers.dist, "is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr(workers.dist, "init_process_group", lambda backend: asked.update(backend=backend))
+    monkeypatch.setattr(workers.dist, "init_process_group", lambda backend, **more: asked.update(backend=backend))
     monkeypatch.setattr(workers.dist, "is_initialized", lambda: "backend" in asked)
     monkeypatch.setattr(workers.dist, "destroy_process_group", asked.clear)
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kits.errors import InputError
+from kits.errors import InputError, KitsError
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.weights import Member, load_member, save_weights
@@ -210,3 +210,31 @@ def test_whom_the_weights_to_start_from_knew_is_not_held_out(
 def test_fitting_needs_a_prepared_cache(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `python -m train prepare` first"):
         fit_network(Fit(SMALL, DATA, tmp_path, tmp_path / "run"))
+
+
+def test_a_gpu_whose_memory_runs_out_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Data((Source("kits", kits_folder(tmp_path / "kits", 2)),), valid=("kits-00001",))
+    prepare(data, tmp_path / "cache")
+
+    def full(run: object) -> Path:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("train.fit.Trainer.fit", full)
+    with pytest.raises(KitsError, match="batches of 2 patches of 64 px"):
+        fit_network(Fit(SMALL, data, tmp_path / "cache", tmp_path / "run", "cpu"))
+
+
+def test_verbose_shows_where_an_error_came_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    call = ["prepare", "--data", str(tmp_path / "none"), "--cache", str(tmp_path / "cache")]
+    for more, told in (([], False), (["--verbose"], True)):
+        assert main([*more, *call]) == 2
+        assert any(record.exc_info for record in caplog.records) == told
+
+
+def test_a_case_that_cannot_be_used_is_exit_status_1(tmp_path: Path) -> None:
+    folder = kits_folder(tmp_path / "kits", 3)
+    (folder / "case_00000" / "imaging.nii.gz").write_bytes(b"no image")
+    (tmp_path / "mine.toml").write_text("[data]\nvalid = ['kits-00002']\n")
+    cache = tmp_path / "cache"
+    assert main(["prepare", "--data", str(folder), "--config", str(tmp_path / "mine.toml"), "--cache", str(cache)]) == 1
+    assert (cache / "index.json").exists()

@@ -41,6 +41,10 @@ SMALLEST_KIDNEY = 30
 log = logging.getLogger(__name__)
 
 
+class CasesFailed(InputError):
+    """Some cases could not be used; all others are prepared."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """A labelled scan on the grid of the networks.
@@ -119,7 +123,8 @@ def prepare(data: Data, cache: Path) -> dict[str, Any]:
         The index, as written.
 
     Raises:
-        InputError: at the end, if cases could not be used; the index of the others is written nevertheless.
+        CasesFailed: at the end, if cases could not be used; the index of the others is written nevertheless.
+        InputError: none could, or two have one name.
     """
     entries: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -150,7 +155,7 @@ def prepare(data: Data, cache: Path) -> dict[str, Any]:
     write_text(json.dumps(index, indent=1) + "\n", cache / "index.json")
     if failures:
         count = len(failures) + len(entries)
-        raise InputError(f"{len(failures)} of {count} cases could not be used: {', '.join(failures)}.")
+        raise CasesFailed(f"{len(failures)} of {count} cases could not be used: {', '.join(failures)}.")
     return index
 
 
