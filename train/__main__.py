@@ -17,17 +17,18 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kits.errors import InputError, KitsError
+from kits.errors import InputError, exit_status
 
 from . import recipe
 from .config import Data, Source
-from .data.cache import CasesFailed, prepare
+from .data.cache import prepare
 from .fit import Fit, average, fit_network
 from .plan import plan
 from .presets import NETWORKS, PRESETS
@@ -36,31 +37,25 @@ from .settings import config_of, data_in, data_of, phase_of, read_settings
 from .simulate import command as simulate
 from .workers import workers
 
-log = logging.getLogger(__package__)
 
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m train") -> int:
     """Run one command.
+
+    Args:
+        argv: by default the process'.
+        prog: what the program is called in help and messages.
 
     Returns:
         The exit status: 0, 1 if some cases failed, 2 if the command could not do what it was asked to.
     """
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if arguments.verbose:
-        for name in (__package__, "kits"):
-            logging.getLogger(name).setLevel(logging.DEBUG)
-    try:
-        return arguments.run_command(arguments) or 0
-    except KitsError as error:
-        log.debug("Where it happened:", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, CasesFailed) else 2
+    return exit_status(prog, lambda: arguments.run_command(arguments) or 0, arguments.verbose)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m train", description=(__doc__ or "").split("\n")[0])
+    top = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
     top.add_argument("--verbose", action="store_true", help="show where an error came from")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

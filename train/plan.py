@@ -15,9 +15,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from kits.cascade.preprocess import working_shape
+from kits.geometry import Grids
 from kits.io.volume import Grid
 from kits.normalisation import Normalisation
+from kits.plan import PAPER
 
 from .config import Config, Data, Source
 from .data.cache import scan_of
@@ -89,7 +90,7 @@ def grid_of(case: LabelledCase) -> tuple[int, int, int]:
     order, _ = grid.canonical_axes()
     z, y, x = (reader.GetSize()[2 - axis] for axis in order)
     sz, sy, sx = (reader.GetSpacing()[2 - axis] for axis in order)
-    return working_shape((z, y, x), (sz, sy, sx), to_the_letter=True)
+    return Grids.from_shape((z, y, x), (sz, sy, sx), PAPER).working.shape
 
 
 def measure(config: Config, data: Data, device: str) -> tuple[float, float]:
@@ -101,7 +102,8 @@ def measure(config: Config, data: Data, device: str) -> tuple[float, float]:
     norm, sources = Normalisation(0.0, 100.0), (Source("kits", Path("made-up")),)
     material = Material(replace(data, sources=sources), [scan], [], norm)
     with tempfile.TemporaryDirectory() as folder:
-        run = Trainer(config, material, Path(folder), device)
+        schedule = replace(config.schedule, epochs=1, epoch_steps=STEPS + 2)
+        run = Trainer(replace(config, schedule=schedule), material, Path(folder), device)
         run.take_step(*run.batch(0), 0)
         started = time.monotonic()
         for number in range(1, STEPS + 1):

@@ -121,8 +121,7 @@ class Augmenter:
             for number, (site, lone, rng) in enumerate(zip(picked, lones, generators, strict=True)):
                 if group_of_site(scans, site) in how.groups:
                     images[number] = vary_intensity(images[number], lone, rng)
-        images = (images.clamp_(*self.norm.window) - self.norm.mean) / self.norm.std
-        return images, labels_YXC[..., 0].long()
+        return self.norm.apply(images), labels_YXC[..., 0].long()
 
     def prepare(
         self, scans: Sequence[Scan], site: Site, donors: Sequence[Scan], rng: np.random.Generator
