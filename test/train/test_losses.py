@@ -1,10 +1,13 @@
 """The loss: its terms, by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from train.config import Loss
-from train.losses import EMPTY_PX, kernel_penalty, loss
+from train.losses import EMPTY_PX, TERMS, cross_entropy, kernel_penalty, loss, term
+from train.settings import config_of
 
 
 @pytest.mark.parametrize("each", [0.0, 0.5, 1.0])
@@ -52,3 +55,17 @@ def test_the_penalty_is_the_sum_of_squares_of_all_kernels() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.BatchNorm2d(1), torch.nn.ConvTranspose2d(1, 1, 2))
     expected = network[0].weight.square().sum() + network[2].weight.square().sum()
     assert kernel_penalty(network).item() == pytest.approx(expected.item())
+
+
+def test_a_term_of_another_name_is_one_function_that_a_configuration_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, "made-up", cross_entropy)  # so that it goes again in the end
+
+    @term("made-up")
+    def made_up(logits: torch.Tensor, labels: torch.Tensor, how: Loss) -> torch.Tensor:
+        return logits.new_tensor(how.options["gamma"])
+
+    settings = {"training": {"loss": {"terms": {"made-up": 2.0, "dice": 0.0}, "options": {"gamma": 3.0}}}}
+    how = config_of("wide-unet2", "best", settings).loss
+    logits, truth = torch.randn(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.long)
+    alone = loss(logits, truth, replace(how, terms={"cross-entropy": 1.0}))
+    assert loss(logits, truth, how).item() == pytest.approx(alone.item() + 6.0, rel=1e-5)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from PIL import Image
 
@@ -20,86 +19,25 @@ from kits.io.volume import Volume
 from kits.plan import PAPER as PAPER_PLAN
 from kits.runtime.engine import Engine
 from kits.runtime.runtime import Runtime
-from kits.runtime.weights import Member
 from kits.score.metrics import score_case, score_folders
-from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom, threshold_cascade
+from test.helpers.threshold import TUMOUR, Threshold, phantom, threshold_cascade
+from test.train.report.made import (
+    KITS_AXES,
+    NETWORKS,
+    SMALL,
+    SPACING,
+    VOXEL_ML,
+    BlindToTumour,
+    named,
+    rough,
+    trio,
+    write_case,
+)
 from train.__main__ import main
 from train.report import evaluate as module
 from train.report.evaluate import evaluate
 from train.report.figure4 import examples
 from train.report.table import ENSEMBLE, PAPER, Figure, Fold, Score, Table
-
-SPACING = (3.0, 0.8, 0.8)
-VOXEL_ML = 3.0 * 0.8 * 0.8 / 1000
-SMALL = {"shape": (9, 96, 128), "radius_mm": (12.0, 15.0, 15.0), "tumour_mm": 7.0}
-KITS_AXES = (2, 1, 0), (-1, 1, 1)
-NETWORKS = ["res-unet1", "res-unet2", "res-net", ENSEMBLE]
-
-
-class BlindToTumour(Threshold):
-    """Takes tumour for kidney, without being sure: a surer network beside it decides."""
-
-    def __init__(self) -> None:
-        super().__init__(confidence=1.0)
-
-    def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:
-        tumour = x_BCYX > (240 - NORM.mean) / NORM.std
-        return super().forward(torch.where(tumour, torch.full_like(x_BCYX, (180 - NORM.mean) / NORM.std), x_BCYX))
-
-
-def named(name: str, role: str, network: Threshold) -> Member:
-    return Member(name, network, member(role).info)
-
-
-def trio(suffix: str = "") -> tuple[list[Member], list[Member]]:
-    """Stage 1, and two members of stage 2 of which only one sees tumours, as a weights folder gives them."""
-    return [named(f"res-unet1{suffix}", "locate", Threshold())], [
-        named(f"res-net{suffix}", "segment", BlindToTumour()),
-        named(f"res-unet2{suffix}", "segment", Threshold()),
-    ]
-
-
-@pytest.fixture
-def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[Member], list[Member]]]:
-    """Weights folders by name, in memory, whose networks run as they are, without being compiled."""
-    folders = {"weights": trio()}
-    monkeypatch.setattr(Engine, "place", lambda self, network: network)
-    monkeypatch.setattr(module, "load_members", lambda folder: folders[folder.name])
-    return folders
-
-
-def write_case(
-    data: Path,
-    number: int,
-    hu: np.ndarray,
-    labels: np.ndarray | None,
-    axes: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 1, 2), (1, 1, 1)),
-) -> str:
-    folder = data / f"case_{number:05d}"
-    folder.mkdir(parents=True)
-    sitk.WriteImage(oriented(hu, SPACING, *axes), str(folder / "imaging.nii.gz"))
-    if labels is not None:
-        sitk.WriteImage(oriented(labels, SPACING, *axes), str(folder / "segmentation.nii.gz"))
-    return folder.name
-
-
-def rough(labels: np.ndarray) -> np.ndarray:
-    """A reference that no answer agrees with: some of its kidney and of its tumour are gone."""
-    labels = labels.copy()
-    labels[:4][labels[:4] == 1] = 0
-    labels[:, ::5][labels[:, ::5] == 2] = 1
-    return labels
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Three cases: one stored as KiTS stores its own, one in canonical orientation, and one without a tumour."""
-    hu, labels = phantom(**SMALL)
-    write_case(tmp_path / "data", 1, hu, rough(labels), KITS_AXES)
-    write_case(tmp_path / "data", 2, hu, labels)
-    healthy, kidneys = phantom(**SMALL | {"tumour_mm": 0})
-    write_case(tmp_path / "data", 3, healthy, kidneys)
-    return tmp_path / "data"
 
 
 def call(*arguments: object) -> int:
