@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kits.choices import Mode, Role
-from kits.errors import KitsError
+from kits.errors import InputError, KitsError
 from kits.io.atomic import aside, write_text
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
@@ -127,6 +127,8 @@ class Trainer:
         self.shared = workers.wrap(self.network, self.engine.device)
         self.sites = find_sites(material.train, config.role, material.located, config.thin)
         self.source_shares = [source.share for source in data.sources]
+        if config.schedule.batch % workers.count():
+            raise InputError(f"A batch of {config.schedule.batch} is not shared evenly by {workers.count()} processes.")
         self.augment = Augmenter(config, norm, config.schedule.batch // workers.count(), self.engine.device)
         slices = sum(map(len, self.sites.values()))
         self.epoch_steps = config.schedule.epoch_steps or -(-slices // config.schedule.batch)

@@ -81,7 +81,6 @@ def phases_of(network: str, preset: str, settings: dict[str, Any]) -> tuple[Phas
     for number, table in enumerate(settings.get(network, {}).get("phases", [{}]), 1):
         about = {"name": str(number)} | {key: value for key, value in table.items() if key in PHASE}
         config = _config(network, preset, settings, {key: v for key, v in table.items() if key not in PHASE})
-        # Checked as plain values: pydantic takes no dataclass of its own among them that is not one already.
         phases.append(_checked(Phase, about | {"config": config}, f"{network}, phase {about['name']}"))
     if twice := {one.name for one in phases if sum(one.name == other.name for other in phases) > 1}:
         raise InputError(f"{network} has several phases of the name {', '.join(sorted(twice))}; give each its own.")

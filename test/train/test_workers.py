@@ -13,7 +13,7 @@ from torch.distributed.run import get_args_parser
 
 from kits.errors import InputError
 from kits.runtime.weights import load_member
-from test.train.made import DATA, SMALL, kits_folder
+from test.train.made import DATA, SMALL, kits_folder, trainer
 from train import workers
 from train.__main__ import add_fit, main
 from train.config import Data, Source
@@ -116,3 +116,9 @@ def test_a_recipe_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(workers, "launched", lambda: True)
     with pytest.raises(InputError, match="a recipe runs in one process"):
         run(recipe_of("paper", {}, DATA), tmp_path)
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(workers, "count", lambda: 3)
+    with pytest.raises(InputError, match="batch of 2 is not shared evenly by 3"):
+        trainer(SMALL, tmp_path)
