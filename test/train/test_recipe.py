@@ -91,8 +91,8 @@ def test_a_recipe_of_phases_ends_with_weights_that_load_and_goes_on_where_it_was
         return fit_network(fit)
 
     monkeypatch.setattr(recipe, "fit_network", killed)
-    with pytest.raises(KeyboardInterrupt):
-        call(tmp_path, "all", QUICK + PHASES, *out)
+    assert call(tmp_path, "all", QUICK + PHASES, *out) == 1
+    assert begun
     runs = tmp_path / "out" / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/weights.safetensors")}
     assert call(tmp_path, "all", QUICK + PHASES, *out) == 0
