@@ -1,7 +1,6 @@
 """A noisy made-up abdomen, for what grows lesions and simulates scans."""
 
 import numpy as np
-import pytest
 from scipy import ndimage
 
 AIR, FAT, MUSCLE, BONE, KIDNEY = -1000, -100, 55, 700, 140
@@ -33,14 +32,6 @@ def abdomen(shape=SHAPE, spacing=SPACING, noise_hu=NOISE_HU, seed=0):
     hu = ndimage.gaussian_filter(hu, (0, 0.5, 0.5))
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 0.6, 0.6))
     return np.rint(hu + noise * (noise_hu / noise.std())).astype(np.int16), labels
-
-
-@pytest.fixture(scope="module")
-def host():
-    hu, labels = abdomen()
-    hu.setflags(write=False)
-    labels.setflags(write=False)
-    return hu, labels
 
 
 def grain(hu, mask):
