@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kits.batch.report import CaseReport, Outputs
@@ -22,13 +23,13 @@ from kits.batch.run import run
 from kits.batch.submission import check_names, write_zip
 from kits.batch.watch import Watch
 from kits.cascade.cascade import Cascade
+from kits.choices import Mode, Precision, Runner
 from kits.errors import KitsError, OutputError
 from kits.io.cases import Case
 from kits.io.forms import SOCKET, recognise
-from kits.runtime.engine import ENGINES
+from kits.plan import Plan
 from kits.runtime.memory import share_memory
-from kits.runtime.precision import PRECISIONS
-from kits.runtime.weights import MODES
+from kits.runtime.runtime import Runtime
 
 HERE = Path(__file__).parent
 MOUNTED_WEIGHTS = Path("/opt/ml/model")
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.zip:
                 check_names(form.cases)
             log.info("Weights from %s.", options.weights)
-            cascade = Cascade.load(options.weights, options.device, options.mode, options.engine, options.precision)
+            cascade = Cascade.load(options.weights, runtime_of(options))
             outputs = Outputs(
                 options.output, options.skip_existing, options.save_probabilities, options.overlays, options.report
             )
@@ -69,6 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for complaint in complaints:
         print(f"process.py: {complaint}", file=sys.stderr)
     return 1 if complaints else 0
+
+
+def runtime_of(options: argparse.Namespace) -> Runtime:
+    """How and where the cascade runs, of the options.
+
+    Raises:
+        InputError: the plan's file cannot be used.
+    """
+    runtime = Runtime.of(options.device, options.mode, options.engine, options.precision)
+    return replace(runtime, plan=Plan.from_toml(options.plan, runtime.plan)) if options.plan else runtime
 
 
 def unfinished(reports: Sequence[CaseReport]) -> list[str]:
@@ -110,10 +121,14 @@ def parser() -> argparse.ArgumentParser:
     option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
     option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
     choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
-    choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch", ENGINES)
+    choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch",
+           tuple(Runner))  # fmt: skip
     choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, fp32 on a CPU, bf16 in stage 1 where faster",
-           ("auto", *PRECISIONS))  # fmt: skip
-    choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published", MODES)
+           tuple(Precision))  # fmt: skip
+    choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published", tuple(Mode))
+    option(
+        "--plan", None, "TOML file with fields of kits/plan.py that differ from the mode's", type=Path, metavar="FILE"
+    )
     option("--overlays", None, "folder for pictures of the contours", type=Path, metavar="DIR")
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
     option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")

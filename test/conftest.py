@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from kits.choices import Role
 from kits.networks import ResNet, ResUNet
 from kits.normalisation import Normalisation
 from kits.runtime.weights import WeightsInfo, save_weights, write_checksums
@@ -75,7 +76,7 @@ def threshold_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def info_of(role: str, architecture: type[nn.Module]) -> WeightsInfo:
     name = {ResUNet: "res-unet", ResNet: "res-net"}[architecture]
-    return WeightsInfo(role, name, NORM, "nothing: made by the tests", "Apache-2.0")
+    return WeightsInfo(Role(role), name, NORM, "nothing: made by the tests", "Apache-2.0")
 
 
 @torch.no_grad()

@@ -9,8 +9,12 @@ import SimpleITK as sitk
 import torch
 
 from kits import Cascade, Volume
-from kits.cascade.cascade import Prediction, most_probable, remarks
+from kits.cascade.cascade import most_probable
+from kits.cascade.remarks import remarks
 from kits.errors import WeightsError
+from kits.geometry import Grids
+from kits.plan import NATIVE
+from kits.runtime.runtime import Runtime
 from test.helpers.threshold import dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -106,7 +110,7 @@ def test_kidneys_at_the_edges_of_the_volume_are_whole_and_remarked_on() -> None:
 def test_kidneys_without_contrast_medium_are_remarked_on(kidney_hu: int, said: bool) -> None:
     volume, labels = phantom_volume()
     scan = Volume.from_array(np.where(labels > 0, kidney_hu, volume.hu).astype(np.int16), volume.spacing, "scan")
-    found = remarks(Prediction(labels, []), scan)
+    found = remarks(labels, [], scan, Grids.of(scan, NATIVE))
     assert any(f"The kidneys measure {kidney_hu} HU, as without contrast medium" in one for one in found) == said
 
 
@@ -159,7 +163,7 @@ def test_a_thin_scan_without_kidney_in_stage_1_is_looked_at_again_where_kidneys_
     def blind(stacks: torch.Tensor) -> torch.Tensor:
         return torch.tensor([20.0, 0.0, 0.0])[:, None, None].expand(len(stacks), 3, *stacks.shape[2:])
 
-    cascade.locators = [blind]
+    cascade.locator = replace(cascade.locator, networks=(blind,))
     assert np.array_equal(cascade.predict(thin).labels, truth)
     assert not cascade.predict(thick).labels.any()
 
@@ -185,8 +189,8 @@ def test_an_unknown_mode_is_refused() -> None:
 
 
 def test_weights_load_by_folder_name(tiny_weights: object) -> None:
-    cascade = Cascade.load(str(tiny_weights), device="cpu")
-    assert (len(cascade.locators), len(cascade.segmenters)) == (1, 2)
+    cascade = Cascade.load(str(tiny_weights), Runtime.of("cpu", runner="torch"))
+    assert (len(cascade.locator.networks), len(cascade.segmenter.networks)) == (1, 2)
 
 
 def test_a_mode_runs_the_networks_that_name_it_only() -> None:
@@ -195,7 +199,7 @@ def test_a_mode_runs_the_networks_that_name_it_only() -> None:
     paper = [replace(one, info=replace(one.info, modes=("paper",))) for one in paper]
     both = member("segment")
     stages = [[paper[0], ours[0]], [paper[1], ours[1], both]]
-    assert Cascade(*stages, "cpu", "native", "torch").members == [*ours, both]
-    assert Cascade(*stages, "cpu", "paper", "torch").members == [*paper, both]
+    assert Cascade(*stages, Runtime.of("cpu", "native", "torch")).members == [*ours, both]
+    assert Cascade(*stages, Runtime.of("cpu", "paper", "torch")).members == [*paper, both]
     with pytest.raises(WeightsError, match="none is a network of stage 1 for the mode paper"):
-        Cascade(ours[:1], stages[1], "cpu", "paper", "torch")
+        Cascade(ours[:1], stages[1], Runtime.of("cpu", "paper", "torch"))
