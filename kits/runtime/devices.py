@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from torch.nn import functional
 
 from kits.errors import KitsError
 from kits.runtime.driver import why_no_gpu
+from kits.runtime.runtime import DEVICE
 
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 OUT_OF_MEMORY = ("out of memory", "cudaerrormemoryallocation", "cuda allocation failed", "bad_alloc")
 """How torch, CUDA and DALI say so, in lower case."""
 log = logging.getLogger(__name__)

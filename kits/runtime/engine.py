@@ -163,17 +163,6 @@ def pieces(done: int, batch: int, windows: int, slices: int) -> Iterator[tuple[i
         yield window, slice(max(done - window * slices, 0), min(last - window * slices, slices))
 
 
-def numbers(probabilities: torch.Tensor) -> torch.Tensor:
-    """The same probabilities, when they are there and all are numbers.
-
-    Raises:
-        KitsError: some are not; labels of them would be an empty map.
-    """
-    if not bool(torch.isfinite(probabilities.sum())):
-        raise KitsError("The networks gave what is no number; use --precision fp32, or other weights.")
-    return probabilities
-
-
 def engines_of_stages(device: str = "auto", engine: str = "auto", precision: str = "auto") -> tuple[Engine, Engine]:
     """Where stage 1 and stage 2 run.
 

@@ -15,7 +15,7 @@ from kits.geometry import cover
 from kits.networks import ResNet, ResUNet
 from kits.runtime import engine
 from kits.runtime import precision as precision_module
-from kits.runtime.engine import Engine, choose_engine, engines_of_stages, numbers
+from kits.runtime.engine import Engine, choose_engine, engines_of_stages
 from kits.runtime.precision import precisions
 from kits.runtime.stacks import stack_slices
 from test.helpers.threshold import Threshold
@@ -277,15 +277,6 @@ def test_a_prediction_is_queued_without_waiting_for_the_device(step: float) -> N
     with NothingWaits():
         got = machine.predict([network], torch.empty(9, 256, 300, device="meta"), range(2, 8), [(0, 0), (0, 44)], step)
     assert (got.shape, got.device.type) == ((6, 3, 256, 300), "meta")
-
-
-def test_what_is_no_number_is_an_error_and_not_background() -> None:
-    network = Constant(float("nan"), 0.0, 0.0)
-    got = Engine("cpu").predict([network], torch.zeros(2, 256, 256), range(2), [(0, 0)])
-    with pytest.raises(KitsError, match="no number"):
-        numbers(got)
-    whole = torch.rand(2, 3, 4, 4)
-    assert numbers(whole) is whole
 
 
 def test_stage_2_takes_the_device_that_stage_1_chose(monkeypatch: pytest.MonkeyPatch) -> None:
