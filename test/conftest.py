@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from kits.choices import Role
@@ -22,8 +23,13 @@ MEMBERS = {"res-unet1": ("locate", ResUNet), "res-unet2": ("segment", ResUNet), 
 
 
 def pytest_configure() -> None:
-    """One thread: on a busy machine, two that wait for each other take ten times as long over small tensors."""
+    """One thread: on a busy machine, two that wait for each other take ten times as long over small tensors.
+
+    And Hypothesis times no example, for the same reason.
+    """
     torch.set_num_threads(1)
+    settings.register_profile("kits", deadline=None)
+    settings.load_profile("kits")
 
 
 @pytest.fixture(scope="session")
