@@ -19,6 +19,7 @@ from kits.errors import KitsError
 from kits.io.cases import Case
 from kits.io.images import read_volume, write_image
 from kits.io.volume import Volume
+from kits.runtime.devices import DeviceLost
 from kits.runtime.memory import check_memory, return_memory
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch 
                     with kept_apart(case, report):
                         watch.check()
                         found = segment_case(case, coming, cascade, outputs, report, watch)
-                except Stopped as stop:
+                except (Stopped, DeviceLost) as stop:  # after either, no case would fare better
                     stopped = str(stop)
                     break
                 if writing:
@@ -83,11 +84,11 @@ def kept_apart(case: Case, report: CaseReport) -> Iterator[None]:
     """Turn what goes wrong inside into the case's own failure.
 
     Raises:
-        Stopped: the run is to end.
+        Stopped, DeviceLost: the run is to end.
     """
     try:
         yield
-    except Stopped:
+    except (Stopped, DeviceLost):
         raise
     except KitsError as error:
         report.error = str(error)

@@ -172,9 +172,7 @@ def explained(device: torch.device) -> Iterator[None]:
             raise
         if not answers(device):
             reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-            raise DeviceLost(
-                f"The GPU gave up ({reason}); run again with --skip-existing, and with --device cpu if it does so again"
-            ) from error
+            raise DeviceLost(f"The GPU gave up ({reason}; --device cpu does without it)") from error
         if out_of_memory(error):
             free_memory(device)
             raise KitsError(

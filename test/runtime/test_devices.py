@@ -199,7 +199,7 @@ def test_a_gpu_that_refuses_further_work_is_lost(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.cuda, "synchronize", broken)
     with (
-        pytest.raises(DeviceLost, match=r"gave up .*illegal memory access.* --skip-existing"),
+        pytest.raises(DeviceLost, match=r"gave up \(CUDA error: an illegal memory access was .*; --device cpu"),
         explained(torch.device("cuda")),
     ):
         raise RuntimeError("CUDA error: an illegal memory access was encountered.\nCUDA kernel errors might be")
