@@ -92,7 +92,8 @@ def feed(cases: list[Case], out: Path, barrier: Barrier, seconds: Any, index: in
 def cases_a_minute(cases: list[Case], processes: int, folder: Path) -> float:
     """By the clock, with the cases dealt to some processes."""
     context = multiprocessing.get_context("spawn")
-    barrier, seconds = context.Barrier(processes), context.Array("d", processes)
+    barrier = context.Barrier(processes)
+    seconds: Any = context.Array("d", processes)
     children = [
         context.Process(target=feed, args=(cases[i::processes], folder / f"{processes}_{i}", barrier, seconds, i))
         for i in range(processes)
