@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -153,7 +154,8 @@ def widened(mask: np.ndarray, spacing: Spacing, mm: float) -> np.ndarray:
     result = np.zeros_like(mask)
     for plane, wide in zip(mask, result, strict=True):
         if plane.any():
-            wide[...] = np.asarray(ndimage.distance_transform_edt(~plane, spacing[1:])) <= mm
+            distances: Any = ndimage.distance_transform_edt(~plane, spacing[1:])
+            wide[...] = distances <= mm
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -191,7 +192,7 @@ class Side:
     def _place(self, voxel: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
         return tuple(np.round(voxel + self.start, 1).tolist())
 
-    def place(self, voxels: np.ndarray, centre: np.ndarray) -> dict[str, object]:
+    def place(self, voxels: np.ndarray, centre: np.ndarray) -> dict[str, Any]:
         """Where in the kidney a lesion lies."""
         if not self.has_parenchyma:
             return dict.fromkeys(("pole", "face", "rim", "outside_share", "between_lines", "crosses_middle"))
@@ -219,7 +220,7 @@ class Side:
             "crosses_middle": crosses,
         }
 
-    def nearness(self, mask: np.ndarray) -> dict[str, float | None]:
+    def nearness(self, mask: np.ndarray) -> dict[str, Any]:
         """How near to the sinus a lesion comes."""
         if self.sinus is None:
             return {"to_sinus_mm": None, "to_sinus_centre_mm": None}

@@ -115,7 +115,7 @@ def gap(first: np.ndarray, second: np.ndarray, spacing: Spacing) -> float | None
     points = [np.argwhere(edge(mask)) * spacing for mask in (first, second)]
     if not all(map(len, points)):
         return None
-    distances, nearest = cKDTree(points[1]).query(points[0])
+    distances, nearest = (np.asarray(found) for found in cKDTree(points[1]).query(points[0]))
     closest = distances.argmin()
     apart = np.abs(points[0][closest] - points[1][nearest[closest]])
     return float(np.linalg.norm(np.maximum(apart - spacing, 0)))
@@ -136,13 +136,13 @@ def surface_mm2(mask: np.ndarray, neighbour: np.ndarray, spacing: Spacing) -> tu
     box = bounding_box(mask)
     if box is None:
         return 0.0, 0.0
-    blocks = [max(1, round(SMOOTH_MM / mm)) for mm in spacing]  # finer voxels than the smoothing only cost time
+    blocks = blocks_of(spacing, SMOOTH_MM)  # finer voxels than the smoothing only cost time
     step_mm = np.array(spacing) * blocks
     sigma = np.maximum(SMOOTH_MM / step_mm, 1.0)
     margins = [int(n) for n in np.ceil(4 * sigma) * blocks]
     room = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margins, strict=True))
     inside, beside = (
-        ndimage.gaussian_filter(_coarse(np.pad(m[room], [(m, m) for m in margins]), blocks), sigma)
+        ndimage.gaussian_filter(coarse(np.pad(m[room], [(m, m) for m in margins]), blocks), sigma)
         for m in (mask, neighbour)
     )
     slope = np.sqrt(sum(g**2 for g in np.gradient(inside, *step_mm)))
@@ -151,7 +151,12 @@ def surface_mm2(mask: np.ndarray, neighbour: np.ndarray, spacing: Spacing) -> tu
     return float(slope.sum()) * voxel, float((slope * share).sum()) * voxel
 
 
-def _coarse(mask: np.ndarray, blocks: list[int]) -> np.ndarray:
+def blocks_of(spacing: Spacing, mm: float) -> list[int]:
+    """How many voxels (z, y, x) make a block of about so many mm, at least one each."""
+    return [max(1, round(mm / step)) for step in spacing]
+
+
+def coarse(mask: np.ndarray, blocks: list[int]) -> np.ndarray:
     """The mean over blocks of voxels, float32; what fills no block at an end is left out."""
     lengths = [n // block for n, block in zip(mask.shape, blocks, strict=True)]
     cut = mask[tuple(slice(n * block) for n, block in zip(lengths, blocks, strict=True))]
