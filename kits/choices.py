@@ -2,6 +2,9 @@
 
 from enum import Enum
 
+KIDNEY, TUMOUR, CYST = 1, 2, 3
+"""What label maps call them; 0 is background. The cascade makes no cysts: to KiTS19 they are kidney."""
+
 
 class Choice(str, Enum):
     """A word out of a few."""
