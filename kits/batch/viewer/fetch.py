@@ -1,4 +1,4 @@
-"""The library that draws the pages, NiiVue: fetched once from npm's registry, checked, kept beside the pages' own files.
+"""The library that draws the pages, NiiVue: fetched once from npm's registry, checked, kept beside the pages' files.
 
     python -m kits.batch.viewer.fetch
 

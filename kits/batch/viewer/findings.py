@@ -1,24 +1,25 @@
-"""What a page tells in numbers and sentences; every number is counted on the scan's own grid."""
+"""What a page tells in numbers and sentences; every number is measured on the scan's own grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cc3d
 import numpy as np
-from scipy import ndimage
 
 from kits.batch.viewer.picture import canonical_affine, nifti_affine
 from kits.io.volume import Volume
+from kits.measure.results import KidneyFigures, Lesion, Measurements
 
 Row = dict[str, Any]
-"""A line of a table. A key's ending names the unit: ``volume_ml``, ``diameter_mm``, ``mean_hu``, ``outside_percent``."""
+"""A line of a table. A key's ending names the unit: ``volume_ml``, ``longest_mm``, ``mean_hu``, ``outside_percent``."""
 
-NAMES = {1: "kidney", 2: "tumour", 3: "cyst"}
 SMALL_ML = 2.0
 WATER_HU = 25.0
 """Below, what is called tumour looks like water: it may be a cyst."""
+UNSURE = 0.75
+"""Below, the networks' mean probability over a lesion is low."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Findings:
 
     Args:
         sides: a row for the right and the left: ``side`` and any measurements.
-        lesions: a row a lesion: ``name``, ``kind`` (tumour or cyst), ``side``, ``place_mm`` (a point inside it, in
-            NIfTI's space), and any measurements.
+        lesions: a row a lesion: ``name``, ``kind`` (tumour or cyst), ``side``, ``volume_ml``, ``place_mm`` (a point
+            inside it, in NIfTI's space), and any measurements.
         warnings: sentences.
-        first: what to look at first: rows of ``text`` and, where it has a place, ``lesion`` (its name).
-        confidence: expected Dice, 0 to 1, where it is known.
+        first: what to look at first: rows of ``text`` and ``lesion`` (its name).
+        confidence: 0 to 1, of what the networks were least sure of, where it is known.
     """
 
     sides: list[Row]
@@ -41,62 +42,86 @@ class Findings:
     confidence: float | None = None
 
 
-def findings_of(volume: Volume, labels: np.ndarray, sides: list[Row], warnings: list[str]) -> Findings:
-    """The lesions of a label map, component by component, and which of them to doubt.
+def findings_of(volume: Volume, measured: Measurements, warnings: Sequence[str]) -> Findings:
+    """A page's tables and lists.
 
     Args:
-        volume: the CT.
-        labels: uint8 (z, y, x) on its canonical grid.
-        sides: volumes a side, right first.
-        warnings: what the cascade remarked.
+        volume: the CT, for its place in space.
+        measured: what was measured of its label map.
+        warnings: what reader and cascade remarked.
     """
-    to_mm = nifti_affine(canonical_affine(volume))
-    lesions = []
-    for label in (2, 3):
-        components = cc3d.connected_components(labels == label)
-        for index, box in enumerate(cc3d.statistics(components)["bounding_boxes"][1:], start=1):
-            lesions.append(_lesion(volume, components, index, box, label, to_mm))
-    lesions.sort(key=lambda row: (row["kind"] != "tumour", -row["volume_ml"]))
-    counts = {"tumour": 0, "cyst": 0}
-    for row in lesions:
-        counts[row["kind"]] += 1
-        row["name"] = f"{row['kind'].capitalize()} {counts[row['kind']]}"
-    return Findings(sides, lesions, list(warnings), doubts(lesions))
+    kidneys = [one for one in (measured.right, measured.left) if one]
+    sure = [one.confidence for one in (*kidneys, *measured.lesions) if one.confidence is not None]
+    return Findings(
+        sides=[_side(one) for one in kidneys],
+        lesions=[_lesion(one, nifti_affine(canonical_affine(volume))) for one in measured.lesions],
+        warnings=[str(one) for one in warnings],
+        first=[{"text": text, "lesion": one.name} for one, text in doubts(measured.lesions)],
+        confidence=min(sure, default=None),
+    )
 
 
-def _lesion(
-    volume: Volume, components: np.ndarray, index: int, box: tuple[slice, slice, slice], label: int, to_mm: np.ndarray
-) -> Row:
-    """One component's row."""
-    mask = components[box] == index
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1), volume.spacing)[1:-1, 1:-1, 1:-1]
-    deepest = np.unravel_index(depth.argmax(), mask.shape)
-    voxel = [int(at.start + i) for at, i in zip(box, deepest, strict=True)]
-    place = to_mm @ [*voxel[::-1], 1]
-    hu = volume.hu[box][mask]
+def _side(kidney: KidneyFigures) -> Row:
     return {
-        "name": "",
-        "kind": NAMES[label],
-        "slice": voxel[0] + 1,
-        "volume_ml": round(int(mask.sum()) * volume.voxel_ml, 2),
-        "mean_hu": round(float(hu.mean())),
-        "spread_hu": round(float(hu.std())),
-        "place_mm": [round(float(mm), 2) for mm in place[:3]],
+        "side": kidney.side,
+        "kidney_ml": kidney.parenchyma_ml,
+        "tumour_ml": kidney.tumour_ml,
+        "cyst_ml": kidney.cyst_ml,
+        "all_together_ml": kidney.kidney_with_masses_ml,
+        "length_mm": kidney.length_mm,
+        "mean_hu": kidney.hu_mean,
+        "spread_hu": kidney.hu_sd,
+        "confidence": kidney.confidence,
     }
 
 
-def doubts(lesions: list[Row]) -> list[Row]:
-    """Where to look first, and why: what looks like a cyst, what is small, what is largest."""
-    first = []
-    for row in lesions:
-        if row["kind"] == "tumour" and row.get("mean_hu", WATER_HU) < WATER_HU:
-            text = f"{row['name']} measures {row['mean_hu']} HU on average, like water: a cyst?"
-        elif row["volume_ml"] < SMALL_ML:
-            text = f"{row['name']} has only {row['volume_ml']} ml: real, or a vessel or the collecting system?"
-        else:
-            continue
-        first.append({"text": text, "lesion": row["name"]})
-    if lesions and not any(row["lesion"] == lesions[0]["name"] for row in first):
-        first.append({"text": f"{lesions[0]['name']} is the largest, {lesions[0]['volume_ml']} ml.",
-                      "lesion": lesions[0]["name"]})  # fmt: skip
-    return first
+def _lesion(lesion: Lesion, to_mm: np.ndarray) -> Row:
+    row: Row = {
+        "name": lesion.name,
+        "kind": lesion.kind,
+        "side": lesion.side,
+        "volume_ml": lesion.volume_ml,
+        "place_mm": (to_mm @ [*lesion.middle[::-1], 1])[:3].round(2).tolist(),
+        "axial_diameter_mm": lesion.axial_mm,
+        "across_mm": lesion.perpendicular_mm,
+        "longest_mm": lesion.longest_mm,
+        "mean_hu": lesion.hu_mean,
+        "spread_hu": lesion.hu_sd,
+        "pole": lesion.pole,
+        "face": lesion.face,
+        "rim": lesion.rim,
+        "outside_kidney_percent": None if lesion.outside_share is None else round(100 * lesion.outside_share),
+        "to_sinus_mm": lesion.to_sinus_mm,
+        "contact_mm2": lesion.contact_mm2,
+        "confidence": lesion.confidence,
+    }
+    if lesion.renal:
+        row["R.E.N.A.L."] = lesion.renal.text
+    if lesion.padua and lesion.padua.total_range:
+        row["PADUA"] = " or ".join(str(total) for total in lesion.padua.total_range)
+    return row
+
+
+def doubts(lesions: Sequence[Lesion]) -> list[tuple[Lesion, str]]:
+    """Where to look first, and why: what was cut, is unsure, looks like a cyst or is small; then the largest tumour."""
+    found = []
+    for one in lesions:
+        if reasons := _reasons(one):
+            found.append((one, f"{one.name.capitalize()}, {one.side}: {'; '.join(reasons)}"))
+    if lesions and all(one is not lesions[0] for one, _ in found):
+        largest = lesions[0]
+        found.append((largest, f"{largest.name.capitalize()}, {largest.side}: the largest, {largest.volume_ml:.1f} ml"))
+    return found
+
+
+def _reasons(lesion: Lesion) -> list[str]:
+    reasons = []
+    if lesion.cut:
+        reasons.append("cut by the scan's first or last slice")
+    if lesion.confidence is not None and lesion.confidence < UNSURE:
+        reasons.append(f"the networks are not sure (confidence {lesion.confidence})")
+    if lesion.kind == "tumour" and lesion.hu_mean is not None and lesion.hu_mean < WATER_HU:
+        reasons.append(f"{lesion.hu_mean:.0f} HU on average, like water: a cyst?")
+    if lesion.kind == "tumour" and lesion.volume_ml < SMALL_ML:
+        reasons.append(f"only {lesion.volume_ml:.1f} ml: real, or a vessel or the collecting system?")
+    return reasons

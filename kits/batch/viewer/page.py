@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from kits.batch.parts import COLOURS
 from kits.batch.viewer.fetch import NAME, library
-from kits.batch.viewer.findings import NAMES, Findings
-from kits.batch.viewer.picture import COLOURS, LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, thumbnail
+from kits.batch.viewer.findings import Findings
+from kits.batch.viewer.picture import LABELS, LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, thumbnail
 from kits.batch.viewer.surfaces import mz3_bytes, surface
 from kits.io.atomic import aside, write_text
 from kits.io.volume import Volume
@@ -76,10 +78,17 @@ def write_page(folder: Path, name: str, volume: Volume, labels: np.ndarray, find
     return [page, write_index(folder)]
 
 
-def write_index(folder: Path) -> Path:
-    """Write the index over all pages that the folder holds."""
+def write_index(folder: Path, failed: Mapping[str, str] | None = None) -> Path:
+    """Write the index over all pages that the folder holds.
+
+    Args:
+        folder: of all pages.
+        failed: cases of the run that have none, each with the sentence that says why.
+    """
     found = sorted(path for path in (folder / "cases").glob("*.json") if not path.name.startswith("."))
     lines = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    done = {line["name"] for line in lines}
+    lines += [{"name": name, "error": why} for name, why in (failed or {}).items() if name not in done]
     index = folder / "index.html"
     write_text(_filled("index.html", DATA=to_script(lines)), index)
     return index
@@ -102,14 +111,14 @@ def prepare(folder: Path) -> None:
 def pictures(volume: Volume, shown: Shown) -> dict[str, Any]:
     """The page's data that is drawn: CT, labels and surfaces, each as base64 of a gzipped file."""
     surfaces = []
-    for label, colour in COLOURS.items():
+    for label, name in LABELS.items():
         if (found := surface(shown, label)) is not None:
-            surfaces.append({"label": label, "colour": colour, "mz3": _text(mz3_bytes(*found))})
+            surfaces.append({"label": label, "colour": COLOURS[name], "mz3": _text(mz3_bytes(*found))})
     return {
         "ct": _text(nifti_bytes(shown.grey, shown.affine, STEP_HU, LOWEST_HU)),
         "labels": _text(nifti_bytes(shown.labels, shown.affine)),
         "surfaces": surfaces,
-        "classes": [{"label": label, "name": NAMES[label], "colour": colour} for label, colour in COLOURS.items()],
+        "classes": [{"label": label, "name": name, "colour": COLOURS[name]} for label, name in LABELS.items()],
         "scan": {"size": list(volume.hu.shape[::-1]), "spacing_mm": [round(mm, 3) for mm in volume.spacing[::-1]]},
         "shown": {
             "size": list(shown.grey.shape[::-1]),

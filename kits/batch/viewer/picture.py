@@ -10,20 +10,19 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from kits.batch.parts import COLOURS
 from kits.geometry import bounding_box
 from kits.io.volume import Volume
 
 MARGIN_MM = 25.0
 """Shown around the labels."""
 STEP_HU, LOWEST_HU = 3, -250
-"""8 bits hold every third HU from here to 515: fat, all soft tissue with contrast medium, calcifications; bone clips."""
-HIGHEST_HU = LOWEST_HU + 255 * STEP_HU
+"""8 bits hold every third HU from here to 515: fat, soft tissue with contrast medium, calcifications; bone clips."""
 MOST_VOXELS = 6_000_000
 """More are shown coarser: a page stays under 15 MB and opens at once."""
 THUMBNAIL_PX = 176
 WINDOW_HU = (-160, 240)
-COLOURS = {1: (86, 180, 233), 2: (230, 97, 0), 3: (240, 228, 66)}
-"""Kidney, tumour and cyst, told apart by the colour-blind too (after Okabe and Ito)."""
+LABELS = {1: "kidney", 2: "tumour", 3: "cyst"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,16 @@ def _resample(
     image.SetSpacing(old[::-1].tolist())
     image.SetOrigin((old[::-1] / 2).tolist())
     start = [step / 2 for step in reversed(new)]
-    result = sitk.Resample(image, size[::-1], sitk.Transform(), how, start, new[::-1], [1, 0, 0, 0, 1, 0, 0, 0, 1], -1024.0 if how == sitk.sitkLinear else 0.0)
+    result = sitk.Resample(
+        image,
+        size[::-1],
+        sitk.Transform(),
+        how,
+        start,
+        new[::-1],
+        [1, 0, 0, 0, 1, 0, 0, 0, 1],
+        -1024.0 if how == sitk.sitkLinear else 0.0,
+    )
     return sitk.GetArrayFromImage(result)
 
 
@@ -168,9 +176,9 @@ def thumbnail(shown: Shown) -> bytes:
     low, high = ((hu - LOWEST_HU) / STEP_HU for hu in WINDOW_HU)
     grey = ((shown.grey[z].astype(np.float32) - low) / (high - low)).clip(0, 1) * 255
     picture = np.repeat(grey[..., None], 3, axis=2)
-    for label, colour in COLOURS.items():
+    for label, name in LABELS.items():
         where = shown.labels[z] == label
-        picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour)
+        picture[where] = 0.55 * picture[where] + 0.45 * np.array(COLOURS[name])
     height, width = (n * step for n, step in zip(grey.shape, shown.spacing[1:], strict=True))
     scale = THUMBNAIL_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

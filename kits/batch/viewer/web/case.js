@@ -35,7 +35,7 @@ const HIDDEN = new Set(["name", "kind", "side", "place_mm", "volume_ml"]);
 
 function lesionCard(row, index) {
   const colour = CASE.classes.find(({ name }) => name === row.kind)?.colour ?? [160, 160, 160];
-  const button = make("button", { type: "button" }, swatch(colour), make("span", { class: "title" }, row.name),
+  const button = make("button", { type: "button" }, swatch(colour), make("span", { class: "title" }, row.name[0].toUpperCase() + row.name.slice(1)),
     make("span", { class: "quiet" }, row.side ?? ""), make("span", { class: "volume" }, shown(row.volume_ml, "ml")));
   button.addEventListener("click", () => jump(index));
   const list = make("dl");
@@ -131,7 +131,7 @@ async function open() {
   const inside = [...CASE.surfaces].sort((a, b) => (a.label === KIDNEY) - (b.label === KIDNEY));
   for (const { label, colour, mz3 } of inside) {
     const mesh = await NVMesh.readMesh(bytes(mz3), `${label}.mz3`, solid.gl, label === KIDNEY ? 0.45 : 1,
-      new Uint8Array([...colour, 255]), true);
+      new Uint8Array([...(label === KIDNEY ? colour.map((one) => Math.round(0.5 * (one + 255))) : colour), 255]), true);
     solid.addMesh(mesh);
     meshes.set(label, mesh);
   }

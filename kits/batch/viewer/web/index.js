@@ -1,7 +1,9 @@
 // The index: sort by a click on a heading, filter by name, tumour volume, confidence and warnings.
 "use strict";
 
+const FAILED = { page: "", picture: "", sides: [], totals: {}, lesions: null, confidence: null };
 const CASES = JSON.parse(byId("data").textContent);
+for (const line of CASES) if (line.error) Object.assign(line, FAILED, { warnings: [line.error] });
 const side = (line, name, key) => line.sides.find((row) => row.side === name)?.[key] ?? null;
 const COLUMNS = [
   { title: "" },
@@ -34,8 +36,10 @@ function fits(line) {
 
 function row(line) {
   const cells = COLUMNS.map(({ title, value, text }) => {
-    if (!value) return make("td", {}, make("img", { src: line.picture, alt: "", loading: "lazy" }));
-    if (text) return make("td", {}, make("a", { href: line.page }, line.name));
+    if (!value) {
+      return make("td", {}, line.picture ? make("img", { src: line.picture, alt: "", loading: "lazy" }) : "");
+    }
+    if (text) return make("td", {}, line.page ? make("a", { href: line.page }, line.name) : line.name);
     if (title === "Warnings") {
       return make("td", {}, ...line.warnings.map((one) => make("span", { class: "pill warn" }, one)));
     }
@@ -44,7 +48,7 @@ function row(line) {
   });
   const result = make("tr", {}, ...cells);
   result.addEventListener("click", (event) => {
-    if (!event.target.closest("a") && !String(getSelection())) location.href = line.page;
+    if (line.page && !event.target.closest("a") && !String(getSelection())) location.href = line.page;
   });
   return result;
 }
