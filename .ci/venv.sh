@@ -5,15 +5,15 @@ set -eu
 cd "$(dirname "$0")/.."
 requirements=$1
 
-fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 if ! { fits .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1; }; then
     python=
-    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
         if fits "$candidate"; then python=$candidate; break; fi
     done
     if [ -z "$python" ]; then
-        echo "No Python 3.10, 3.11 or 3.12 found (looked for ${PYTHON:-python3, python3.12, python3.11, python3.10});" \
+        echo "No Python 3.10 to 3.13 found (looked for ${PYTHON:-python3, python3.13, python3.12, python3.11, python3.10});" \
             "install one or name it: PYTHON=/path/to/python3.12" >&2
         exit 2
     fi
@@ -27,9 +27,9 @@ if ! { fits .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&
     fi
 fi
 
-# requirements-dev.txt includes requirements.txt, so either's change counts.
+# Requirements files include one another, so any one's change counts.
 stamp=.venv/$requirements.sha256
-wanted=$(cat requirements.txt "$requirements" | sha256sum)
+wanted=$(cat requirements*.txt | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing $requirements into .venv ..." >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2

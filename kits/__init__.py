@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from kits.errors import InputError, KitsError, OutputError, WeightsError
     from kits.io.volume import Volume
 
-__all__ = ["Cascade", "InputError", "KitsError", "OutputError", "Prediction", "Volume", "WeightsError"]
+__version__ = "0.2.0"
+__all__ = ["Cascade", "InputError", "KitsError", "OutputError", "Prediction", "Volume", "WeightsError", "__version__"]
 
 _HOMES = {
     "Cascade": "kits.cascade.cascade",
