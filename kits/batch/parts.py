@@ -7,13 +7,9 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+from kits.batch.colours import CYST, KIDNEY, NAMES, TUMOUR
 from kits.measure.results import Measurements
 from kits.measure.sides import left_side
-
-KIDNEY = 1
-KINDS = {2: "tumour", 3: "cyst"}
-COLOURS = {"kidney": (86, 180, 233), "tumour": (230, 97, 0), "cyst": (240, 228, 66)}
-"""Told apart by the colour-blind, too (after Okabe and Ito)."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +19,19 @@ class Part:
     Args:
         number: its voxels' value, from 1 on.
         name: such as ``right kidney`` or ``tumour 1``, as the measurements name it.
-        kind: kidney, tumour or cyst.
+        label: of its voxels in the label map.
         side: right or left; empty for what is too small to be a lesion of its own.
     """
 
     number: int
     name: str
-    kind: str
+    label: int
     side: str
+
+    @property
+    def kind(self) -> str:
+        """kidney, tumour or cyst."""
+        return NAMES[self.label]
 
 
 def parts_of(labels: np.ndarray, hu: np.ndarray, measured: Measurements) -> tuple[np.ndarray, list[Part]]:
@@ -48,8 +49,8 @@ def parts_of(labels: np.ndarray, hu: np.ndarray, measured: Measurements) -> tupl
     numbers = np.zeros(labels.shape, np.uint16)
     parts: list[Part] = []
 
-    def add(name: str, kind: str, side: str) -> int:
-        parts.append(Part(len(parts) + 1, name, kind, side))
+    def add(name: str, label: int, side: str) -> int:
+        parts.append(Part(len(parts) + 1, name, label, side))
         return len(parts)
 
     if (found := left_side(labels, hu)) is None:
@@ -59,13 +60,14 @@ def parts_of(labels: np.ndarray, hu: np.ndarray, measured: Measurements) -> tupl
     for side in ("right", "left"):
         mask = (inside == KIDNEY) & (is_left == (side == "left"))
         if mask.any():
-            own[mask] = add(f"{side} kidney", "kidney", side)
-    for label, kind in KINDS.items():
+            own[mask] = add(f"{side} kidney", KIDNEY, side)
+    for label in (TUMOUR, CYST):
+        kind = NAMES[label]
         pieces = cc3d.connected_components(inside == label)
         for lesion in (one for one in measured.lesions if one.kind == kind):
             at = tuple(int(i) - axis.start for i, axis in zip(lesion.middle, box, strict=True))
-            own[pieces == pieces[at]] = add(lesion.name, kind, lesion.side)
+            own[pieces == pieces[at]] = add(lesion.name, label, lesion.side)
         specks = (pieces > 0) & (own == 0)
         if specks.any():
-            own[specks] = add(f"{kind}, specks", kind, "")
+            own[specks] = add(f"{kind}, specks", label, "")
     return numbers, parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kits.batch.colours import KIDNEY
 from kits.batch.dicom.segmentation import MAKER, MODEL, SERIES, words_of
 from kits.batch.dicom.source import Source
 from kits.batch.parts import Part
@@ -103,7 +104,7 @@ def _measurements(part: Part, measured: Measurements) -> list[hd.sr.Measurement]
 
 def _figure(part: Part, measured: Measurements, key: str) -> float | None:
     """One of a part's figures; None where it has no such one."""
-    if part.kind != "kidney":
+    if part.label != KIDNEY:
         lesion = next(one for one in measured.lesions if one.name == part.name)
         return getattr(lesion, key, None)
     kidney = measured.right if part.side == "right" else measured.left

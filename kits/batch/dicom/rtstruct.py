@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from kits.batch.colours import COLOURS, KIDNEY
 from kits.batch.dicom.segmentation import SERIES, equipment, index_affine
 from kits.batch.dicom.source import Plane, Source
-from kits.batch.parts import COLOURS, Part
+from kits.batch.parts import Part
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -70,10 +71,10 @@ def make_rtstruct(source: Source, numbers: np.ndarray, parts: list[Part], versio
         contours = _contours(source, numbers[box] == part.number, [axis.start for axis in box])
         rt.ROIContourSequence.append(
             _dataset(
-                ROIDisplayColor=list(COLOURS[part.kind]), ContourSequence=contours, ReferencedROINumber=part.number
+                ROIDisplayColor=list(COLOURS[part.label]), ContourSequence=contours, ReferencedROINumber=part.number
             )
         )
-        kind = "ORGAN" if part.kind == "kidney" else ""
+        kind = "ORGAN" if part.label == KIDNEY else ""
         rt.RTROIObservationsSequence.append(
             _dataset(
                 ObservationNumber=part.number,

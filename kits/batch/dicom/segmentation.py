@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kits.batch.colours import COLOURS, CYST, KIDNEY
 from kits.batch.dicom.source import Source
-from kits.batch.parts import COLOURS, Part
+from kits.batch.parts import Part
 from kits.io.volume import Grid
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def describe(part: Part, version: str) -> hd.seg.SegmentDescription:
         algorithm_identification=algorithm(version),
         tracking_uid=hd.UID(),
         tracking_id=part.name,
-        anatomic_regions=None if part.kind == "kidney" else [codes.SCT.Kidney],
-        display_color=CIELabColor.from_rgb(*COLOURS[part.kind]),
+        anatomic_regions=None if part.label == KIDNEY else [codes.SCT.Kidney],
+        display_color=CIELabColor.from_rgb(*COLOURS[part.label]),
     )
     if part.side:
         _add_side(description, part)
@@ -107,9 +108,9 @@ def words_of(part: Part) -> tuple[Code, Code]:
     """A part's category and kind."""
     from pydicom.sr.codedict import codes
 
-    if part.kind == "kidney":
+    if part.label == KIDNEY:
         return codes.SCT.Organ, codes.SCT.Kidney
-    return codes.SCT.MorphologicallyAbnormalStructure, {"tumour": codes.SCT.Neoplasm, "cyst": codes.SCT.Cyst}[part.kind]
+    return codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Cyst if part.label == CYST else codes.SCT.Neoplasm
 
 
 def _add_side(description: Dataset, part: Part) -> None:
@@ -118,7 +119,7 @@ def _add_side(description: Dataset, part: Part) -> None:
     from pydicom.sr.codedict import codes
 
     side = hd.sr.CodedConcept.from_code(codes.SCT.Right if part.side == "right" else codes.SCT.Left)
-    if part.kind == "kidney":
+    if part.label == KIDNEY:
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     else:
         description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [side]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from kits.batch.viewer.picture import canonical_affine, nifti_affine
+from kits.batch.meshes import canonical_to_lps
+from kits.batch.viewer.picture import nifti_affine
 from kits.io.volume import Volume
 from kits.measure.results import KidneyFigures, Lesion, Measurements
 
 Row = dict[str, Any]
-"""A line of a table. A key's ending names the unit: ``volume_ml``, ``longest_mm``, ``mean_hu``, ``outside_percent``."""
+"""A line of a table. A key's ending names the unit: ``volume_ml``, ``longest_mm``, ``mean_hu``."""
 
 SMALL_ML = 2.0
 WATER_HU = 25.0
@@ -54,7 +55,7 @@ def findings_of(volume: Volume, measured: Measurements, warnings: Sequence[str])
     sure = [one.confidence for one in (*kidneys, *measured.lesions) if one.confidence is not None]
     return Findings(
         sides=[_side(one) for one in kidneys],
-        lesions=[_lesion(one, nifti_affine(canonical_affine(volume))) for one in measured.lesions],
+        lesions=[_lesion(one, nifti_affine(canonical_to_lps(volume))) for one in measured.lesions],
         warnings=[str(one) for one in warnings],
         first=[{"text": text, "lesion": one.name} for one, text in doubts(measured.lesions)],
         confidence=min(sure, default=None),

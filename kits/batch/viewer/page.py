@@ -10,7 +10,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kits.batch.parts import COLOURS
+from kits.batch.colours import COLOURS, NAMES
 from kits.batch.viewer.fetch import NAME, library
-from kits.batch.viewer.findings import Findings
-from kits.batch.viewer.picture import LABELS, LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, thumbnail
-from kits.batch.viewer.surfaces import mz3_bytes, surface
+from kits.batch.viewer.findings import findings_of
+from kits.batch.viewer.picture import LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, thumbnail
+from kits.batch.viewer.surfaces import surfaces
 from kits.io.atomic import aside, write_text
 from kits.io.volume import Volume
+from kits.measure.results import Measurements
 
 WEB = Path(__file__).parent / "web"
 ASSETS = ("style.css", "common.js", "case.js", "index.js")
@@ -34,7 +35,9 @@ POLICY = (
 )
 
 
-def write_page(folder: Path, name: str, volume: Volume, labels: np.ndarray, findings: Findings) -> list[Path]:
+def write_page(
+    folder: Path, name: str, volume: Volume, labels: np.ndarray, measured: Measurements, warnings: Sequence[str] = ()
+) -> list[Path]:
     """Write a case's page and the index over all pages in the folder.
 
     Args:
@@ -42,7 +45,8 @@ def write_page(folder: Path, name: str, volume: Volume, labels: np.ndarray, find
         name: the case's, unique in the folder.
         volume: the CT.
         labels: uint8 (z, y, x) on its canonical grid: 1 kidney, 2 tumour, 3 cyst.
-        findings: what the page tells besides the pictures.
+        measured: what was measured of both.
+        warnings: what reader and cascade remarked.
 
     Returns:
         The page and the index.
@@ -52,11 +56,18 @@ def write_page(folder: Path, name: str, volume: Volume, labels: np.ndarray, find
     """
     prepare(folder)
     shown = show(volume, labels)
-    case = {"name": name, **asdict(findings)}
+    findings = findings_of(volume, measured, warnings)
+    drawn = {
+        "surfaces": [
+            {"label": part.label, "name": part.name, "mz3": _text(mz3)}
+            for part, mz3 in surfaces(volume, labels, measured)
+        ]
+    }
+    case = {"name": name, **asdict(findings), **pictures(volume, shown), **drawn}
     cases = folder / "cases"
     with aside(cases / f"{name}.png") as partial:
         partial.write_bytes(thumbnail(shown))
-    write_text(f"window.KITS_CASE = {to_script(case | pictures(volume, shown))};\n", cases / f"{name}.data.js")
+    write_text(f"window.KITS_CASE = {to_script(case)};\n", cases / f"{name}.data.js")
     page = cases / f"{name}.html"
     write_text(_filled("case.html", TITLE=html.escape(name), DATA=html.escape(quote(f"{name}.data.js"))), page)
     totals: dict[str, float] = {}
@@ -109,16 +120,11 @@ def prepare(folder: Path) -> None:
 
 
 def pictures(volume: Volume, shown: Shown) -> dict[str, Any]:
-    """The page's data that is drawn: CT, labels and surfaces, each as base64 of a gzipped file."""
-    surfaces = []
-    for label, name in LABELS.items():
-        if (found := surface(shown, label)) is not None:
-            surfaces.append({"label": label, "colour": COLOURS[name], "mz3": _text(mz3_bytes(*found))})
+    """CT and labels, each as base64 of a gzipped file, and how they came from the scan."""
     return {
         "ct": _text(nifti_bytes(shown.grey, shown.affine, STEP_HU, LOWEST_HU)),
         "labels": _text(nifti_bytes(shown.labels, shown.affine)),
-        "surfaces": surfaces,
-        "classes": [{"label": label, "name": name, "colour": COLOURS[name]} for label, name in LABELS.items()],
+        "classes": [{"label": label, "name": NAMES[label], "colour": colour} for label, colour in COLOURS.items()],
         "scan": {"size": list(volume.hu.shape[::-1]), "spacing_mm": [round(mm, 3) for mm in volume.spacing[::-1]]},
         "shown": {
             "size": list(shown.grey.shape[::-1]),

@@ -10,7 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from kits.batch.parts import COLOURS
+from kits.batch.colours import COLOURS, CYST, KIDNEY, TUMOUR
+from kits.batch.meshes import canonical_to_lps
 from kits.geometry import bounding_box
 from kits.io.volume import Volume
 
@@ -22,7 +23,6 @@ MOST_VOXELS = 6_000_000
 """More are shown coarser: a page stays under 15 MB and opens at once."""
 THUMBNAIL_PX = 176
 WINDOW_HU = (-160, 240)
-LABELS = {1: "kidney", 2: "tumour", 3: "cyst"}
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,6 @@ class Shown:
     labels: np.ndarray
     affine: np.ndarray
     spacing: tuple[float, float, float]
-
-
-def canonical_affine(volume: Volume) -> np.ndarray:
-    """4 x 4: voxel (x, y, z) of a volume's canonical array to mm in LPS space, as DICOM and ITK have it."""
-    home = volume.home
-    order, flips = home.canonical_axes()
-    columns = np.reshape(home.direction, (3, 3)) * home.spacing_xyz
-    affine = np.eye(4)
-    affine[:3, 3] = home.origin
-    for world, (axis, flip) in enumerate(zip(order, flips, strict=True)):
-        step = columns[:, 2 - axis]
-        if flip.step == -1:
-            affine[:3, 3] += (home.size_xyz[2 - axis] - 1) * step
-            step = -step
-        affine[:3, 2 - world] = step
-    return affine
 
 
 def nifti_affine(lps: np.ndarray) -> np.ndarray:
@@ -76,7 +60,7 @@ def show(volume: Volume, labels: np.ndarray) -> Shown:
         slice(max(0, at.start - margin), min(n, at.stop + margin))
         for at, margin, n in zip(box, margins, labels.shape, strict=True)
     )
-    affine = canonical_affine(volume)
+    affine = canonical_to_lps(volume)
     affine[:3, 3] += affine[:3, :3] @ [at.start for at in reversed(box)]
     hu, inside = volume.hu[box], labels[box]
     spacing = _shown_spacing(hu.shape, volume.spacing)
@@ -168,7 +152,7 @@ _HEADER = np.dtype(
 
 def thumbnail(shown: Shown) -> bytes:
     """A small PNG for the index: the axial slice with most tumour (or cyst, or kidney), its labels tinted."""
-    for label in (2, 3, 1):
+    for label in (TUMOUR, CYST, KIDNEY):
         area = (shown.labels == label).sum((1, 2))
         if area.any():
             break
@@ -176,9 +160,9 @@ def thumbnail(shown: Shown) -> bytes:
     low, high = ((hu - LOWEST_HU) / STEP_HU for hu in WINDOW_HU)
     grey = ((shown.grey[z].astype(np.float32) - low) / (high - low)).clip(0, 1) * 255
     picture = np.repeat(grey[..., None], 3, axis=2)
-    for label, name in LABELS.items():
+    for label, colour in COLOURS.items():
         where = shown.labels[z] == label
-        picture[where] = 0.55 * picture[where] + 0.45 * np.array(COLOURS[name])
+        picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour)
     height, width = (n * step for n, step in zip(grey.shape, shown.spacing[1:], strict=True))
     scale = THUMBNAIL_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

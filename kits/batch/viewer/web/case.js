@@ -9,7 +9,7 @@ const KIDNEY = 1;
 const state = { visible: new Set(CASE.classes.map(({ label }) => label)), opacity: 0.4, outline: false, layout: "All", at: -1 };
 let slices;
 let solid;
-const meshes = new Map();
+const meshes = [];
 
 // -- lists ----------------------------------------------------------------------------------------------------------
 
@@ -24,8 +24,9 @@ function cards() {
     const key = `${name}_ml`;
     const rows = CASE.sides.filter((row) => typeof row[key] === "number");
     if (label === KIDNEY) for (const row of rows) byId("cards").append(card(`Kidney, ${row.side}`, row[key], "ml"));
-    else if (rows.length) {
+    else {
       const total = rows.reduce((sum, row) => sum + row[key], 0);
+      if (name === "cyst" && !total) continue; // label maps often have no such label
       byId("cards").append(card(name[0].toUpperCase() + name.slice(1), Math.round(100 * total) / 100, "ml"));
     }
   }
@@ -40,7 +41,7 @@ function lesionCard(row, index) {
   button.addEventListener("click", () => jump(index));
   const list = make("dl");
   for (const [key, value] of Object.entries(row)) {
-    if (HIDDEN.has(key)) continue;
+    if (HIDDEN.has(key) || value === null) continue;
     const { title, unit } = heading(key);
     list.append(make("div", {}, make("dt", {}, title), make("dd", {}, shown(value, unit))));
   }
@@ -75,7 +76,7 @@ function sidesTable() {
   const head = make("tr", {}, make("th"), ...CASE.sides.map(({ side }) => make("th", { class: "number" }, side)));
   const body = make("tbody");
   for (const key of new Set(CASE.sides.flatMap(Object.keys))) {
-    if (key === "side" || key.endsWith("_voxels")) continue;
+    if (key === "side" || CASE.sides.every((row) => row[key] === null)) continue;
     const { title, unit } = heading(key);
     body.append(make("tr", {}, make("td", {}, title),
       ...CASE.sides.map((row) => make("td", { class: "number" }, shown(row[key], unit)))));
@@ -129,11 +130,12 @@ async function open() {
   await solid.attachToCanvas(byId("solid"));
   // Opaque ones first: a translucent one hides what is drawn after it.
   const inside = [...CASE.surfaces].sort((a, b) => (a.label === KIDNEY) - (b.label === KIDNEY));
-  for (const { label, colour, mz3 } of inside) {
-    const mesh = await NVMesh.readMesh(bytes(mz3), `${label}.mz3`, solid.gl, label === KIDNEY ? 0.45 : 1,
-      new Uint8Array([...(label === KIDNEY ? colour.map((one) => Math.round(0.5 * (one + 255))) : colour), 255]), true);
+  for (const { label, name, mz3 } of inside) {
+    const { colour } = CASE.classes.find((one) => one.label === label);
+    const mesh = await NVMesh.readMesh(bytes(mz3), `${name}.mz3`, solid.gl, label === KIDNEY ? 0.45 : 1,
+      new Uint8Array([...(label === KIDNEY ? colour.map((one) => Math.round(0.75 * one + 0.25 * 255)) : colour), 255]), true);
     solid.addMesh(mesh);
-    meshes.set(label, mesh);
+    meshes.push({ label, name, mesh });
   }
   solid.setRenderAzimuthElevation(180, 12); // as the surgeon stands before the patient
   byId("loading").hidden = true;
@@ -218,7 +220,7 @@ function toggle(label) {
   document.querySelector(`#classes [data-label="${label}"]`).setAttribute("aria-pressed", visible);
   slices.volumes[1].setColormapLabel(colours());
   slices.updateGLVolume();
-  if (meshes.has(label)) solid.setMeshProperty(meshes.get(label).id, "visible", visible);
+  for (const one of meshes) if (one.label === label) solid.setMeshProperty(one.mesh.id, "visible", visible);
 }
 
 function setLayout(name) {
