@@ -44,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watch = Watch(options.time_limit)
     with watch.listening():
         try:
-            form = recognise(options.input, options.output_socket)
+            form = recognise(options.input, options.output_socket, [options.output])
             log.info("Input form: %s; %d to do.", form.description, len(form.cases))
+            if form.ignored:
+                log.info("Not looked at, no volumes: %s.", ", ".join(form.ignored))
             for folder in filter(None, (options.output, options.overlays, options.zip and options.zip.parent)):
                 check_writable(folder)
             check_apart(form.cases, options.output)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KitsError as error:
             print(f"process.py: {error}", file=sys.stderr)
             return 2
-    complaints = unfinished(reports)
+    complaints = [*form.passed_over, *unfinished(reports)]
     if options.zip:
         try:
             write_zip(reports, options.output, options.zip, options.zip_incomplete)

@@ -17,9 +17,10 @@ from kits.batch.watch import Stopped, Watch
 from kits.cascade.cascade import Cascade, Prediction
 from kits.errors import KitsError
 from kits.io.cases import Case
-from kits.io.images import read_volume, write_image
+from kits.io.images import write_image
+from kits.io.reader import Reader
 from kits.io.volume import Volume
-from kits.runtime.memory import check_memory, return_memory
+from kits.runtime.memory import check_memory, memory_limit, return_memory
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +105,11 @@ def kept_apart(case: Case, report: CaseReport) -> Iterator[None]:
 
 def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, Future[tuple[Volume, float]] | None]]:
     """Each case with its volume, and the seconds to read it, to come; one volume ahead; None for a case to skip."""
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) as thread, Reader(memory_limit) as reader:  # which ends first: no reading is waited for
 
         def start(case: Case) -> Future[tuple[Volume, float]] | None:
             skip = outputs.skip_existing and (outputs.folder / case.output_name).exists()
-            return None if skip else reader.submit(read_timed, case)
+            return None if skip else thread.submit(read_timed, reader, case)
 
         upcoming = start(cases[0])
         for index, case in enumerate(cases):
@@ -117,11 +118,11 @@ def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Case, 
             yield case, current
 
 
-def read_timed(case: Case) -> tuple[Volume, float]:
+def read_timed(reader: Reader, case: Case) -> tuple[Volume, float]:
     """A case's volume, and how many seconds it took to read."""
     started = time.perf_counter()
     check_memory(case)
-    return read_volume(case), time.perf_counter() - started
+    return reader.read(case), time.perf_counter() - started
 
 
 def segment_case(
@@ -136,7 +137,7 @@ def segment_case(
     if coming is None:
         report.status = "skipped"
         return None
-    volume, read_seconds = coming.result()
+    volume, read_seconds = watch.wait(coming)
     report.size, report.spacing_mm = volume.home.size_xyz, volume.home.spacing_xyz
     with tqdm(total=100, desc=case.name, unit="%", leave=False, disable=None) as bar:
 

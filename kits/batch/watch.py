@@ -8,12 +8,16 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from math import inf
 from types import FrameType
+from typing import TypeVar
 
 from kits.errors import KitsError
 
+T = TypeVar("T")
+TICK_SECONDS = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -57,3 +61,13 @@ class Watch:
             raise Stopped(f"The run was told to end ({self.received})")
         if time.monotonic() > self.deadline:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
+
+    def wait(self, coming: futures.Future[T]) -> T:
+        """What is to come, or the error that came instead.
+
+        Raises:
+            Stopped: it is time to end, though it has not come.
+        """
+        while not futures.wait([coming], TICK_SECONDS).done:
+            self.check()
+        return coming.result()
