@@ -29,7 +29,8 @@ def make_report(
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    groups = [_group(segmentation, part, measured, version) for part in parts if part.side]
+    series = hd.sr.SourceSeriesForSegmentation(source.first.SeriesInstanceUID)
+    groups = [_group(segmentation, series, part, measured, version) for part in parts if part.side]
     observer = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -58,7 +59,11 @@ def make_report(
 
 
 def _group(
-    segmentation: hd.seg.Segmentation, part: Part, measured: Measurements, version: str
+    segmentation: hd.seg.Segmentation,
+    series: hd.sr.SourceSeriesForSegmentation,
+    part: Part,
+    measured: Measurements,
+    version: str,
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """A part's measurements, and what it is."""
     import highdicom as hd
@@ -70,7 +75,9 @@ def _group(
         tracking_identifier=hd.sr.TrackingIdentifier(
             segmentation.get_segment_description(part.number).tracking_uid, part.name
         ),
-        referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, part.number),
+        referenced_segment=hd.sr.ReferencedSegment(
+            segmentation.SOPClassUID, segmentation.SOPInstanceUID, part.number, source_series=series
+        ),
         finding_type=kind,
         finding_category=category,
         finding_sites=[hd.sr.FindingSite(codes.SCT.Kidney, laterality=side)],

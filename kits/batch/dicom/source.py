@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kits.errors import InputError, OutputError
+from kits.io.dicom.files import find_frames, looks_like_dicom
+from kits.io.dicom.series import choose
 from kits.io.volume import Grid
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 """What every DICOM object has, but may leave empty (type 2); scanners and anonymisers leave it out altogether."""
-IN_PLANE_DEGREES_COSINE = 0.9999
 ON_SLICE = 0.2
 """An image belongs to a slice that lies nearer to it than this share of the slice spacing."""
 
@@ -79,7 +80,7 @@ def require_libraries() -> None:
 
 
 def source_of(path: Path, grid: Grid) -> Source:
-    """The DICOM images behind a volume, found by their position.
+    """The DICOM images behind a volume: those that the reader chose, each found by its position.
 
     Args:
         path: the folder of slices, or one of its files.
@@ -88,67 +89,29 @@ def source_of(path: Path, grid: Grid) -> Source:
     Raises:
         InputError: there are none, or their headers lack what every derived object must carry.
     """
-    best: dict[str, dict[int, Plane]] = {}
-    for header in _headers(path):
-        for slice_, frame in _slices(header, grid):
-            best.setdefault(str(header.get("SeriesInstanceUID", "")), {}).setdefault(slice_, Plane(header, frame))
-    if not best:
+    if path.is_file() and not looks_like_dicom(path):
         raise InputError(f"{path}: is no DICOM series, which --dicom needs to refer to; give the scan as DICOM.")
-    planes = max(best.values(), key=len)
-    for plane in planes.values():
-        _complete(plane.header, path)
-    if len({plane.header.FrameOfReferenceUID for plane in planes.values()}) > 1:
+    frames, _ = choose(find_frames(path), path)
+    headers = {file: _header(file, path) for file in dict.fromkeys(frame.file for frame in frames)}
+    if len({header.FrameOfReferenceUID for header in headers.values()}) > 1:
         raise InputError(f"{path}: its slices have several FrameOfReferenceUIDs, so that no common space is known.")
+    planes: dict[int, Plane] = {}
+    normal = np.reshape(grid.direction, (3, 3))[:, 2]
+    for frame in frames:
+        along = float((frame.position - grid.origin) @ normal) / grid.spacing_xyz[2]
+        if abs(along - round(along)) < ON_SLICE:
+            header = headers[frame.file]
+            planes[round(along)] = Plane(header, frame.index + 1 if "NumberOfFrames" in header else None)
     return Source(grid, tuple(planes.get(index) for index in range(grid.size_xyz[2])))
 
 
-def _headers(path: Path) -> list[Dataset]:
-    """The headers of a folder's CT images; what is something else or damaged was told of when the scan was read."""
+def _header(file: Path, path: Path) -> Dataset:
     import pydicom
 
-    found = []
-    for file in sorted((path if path.is_dir() else path.parent).iterdir()):
-        if not file.is_file() or file.name.startswith("."):
-            continue
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            if "Rows" in header and "Columns" in header and header.get("Modality", "CT") == "CT":
-                header.decode()
-                found.append(header)
-        except Exception:  # pydicom raises what it likes at damage
-            continue
-    return sorted(found, key=lambda header: int(header.get("InstanceNumber") or 0))
-
-
-def _slices(header: Dataset, grid: Grid) -> list[tuple[int, int | None]]:
-    """Which slices of the grid a file's images are, and their frame numbers."""
-    direction = np.reshape(grid.direction, (3, 3))
-    found: list[tuple[int, int | None]] = []
-    try:
-        for frame, (orientation, position) in enumerate(_places(header), start=1):
-            axes = np.reshape(np.asarray(orientation, float), (2, 3))
-            if min(axes[0] @ direction[:, 0], axes[1] @ direction[:, 1]) < IN_PLANE_DEGREES_COSINE:
-                continue
-            along = (np.asarray(position, float) - grid.origin) @ direction[:, 2] / grid.spacing_xyz[2]
-            index = round(float(along))
-            if abs(along - index) < ON_SLICE and 0 <= index < grid.size_xyz[2]:
-                found.append((index, frame if "NumberOfFrames" in header else None))
-    except (AttributeError, TypeError, ValueError, IndexError):  # a header without a place is no slice
-        return []
-    return found
-
-
-def _places(header: Dataset) -> list[tuple[list[float], list[float]]]:
-    """Orientation and position of each of a file's images."""
-    if "PerFrameFunctionalGroupsSequence" not in header:
-        return [(header.ImageOrientationPatient, header.ImagePositionPatient)]
-    shared = header.SharedFunctionalGroupsSequence[0]
-    places = []
-    for own in header.PerFrameFunctionalGroupsSequence:
-        groups = own if "PlaneOrientationSequence" in own else shared
-        orientation = groups.PlaneOrientationSequence[0].ImageOrientationPatient
-        places.append((orientation, own.PlanePositionSequence[0].ImagePositionPatient))
-    return places
+    header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    header.decode()
+    _complete(header, path)
+    return header
 
 
 def _complete(header: Dataset, path: Path) -> None:

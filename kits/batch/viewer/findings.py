@@ -52,7 +52,8 @@ def findings_of(volume: Volume, measured: Measurements, warnings: Sequence[str])
         warnings: what reader and cascade remarked.
     """
     kidneys = [one for one in (measured.right, measured.left) if one]
-    sure = [one.confidence for one in (*kidneys, *measured.lesions) if one.confidence is not None]
+    confidences = [one.confidence for one in kidneys] + [one.confidence for one in measured.lesions]
+    sure = [one for one in confidences if one is not None]
     return Findings(
         sides=[_side(one) for one in kidneys],
         lesions=[_lesion(one, nifti_affine(canonical_to_lps(volume))) for one in measured.lesions],

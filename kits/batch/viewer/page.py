@@ -74,7 +74,7 @@ def write_page(
     for side in findings.sides:
         for key, value in side.items():
             if key.endswith("_ml"):
-                totals[key] = round(totals.get(key, 0.0) + value, 2)
+                totals[key] = round(totals.get(key, 0.0) + value, 3)
     line = {
         "name": name,
         "page": f"cases/{quote(name)}.html",

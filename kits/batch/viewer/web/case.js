@@ -27,7 +27,7 @@ function cards() {
     else {
       const total = rows.reduce((sum, row) => sum + row[key], 0);
       if (name === "cyst" && !total) continue; // label maps often have no such label
-      byId("cards").append(card(name[0].toUpperCase() + name.slice(1), Math.round(100 * total) / 100, "ml"));
+      byId("cards").append(card(name[0].toUpperCase() + name.slice(1), Math.round(1000 * total) / 1000, "ml"));
     }
   }
 }
