@@ -49,6 +49,7 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
         # No sandbox: as root, as in a container, chromium cannot start with one.
         started = driver.chromium.launch(executable_path=BROWSER, args=SOFTWARE, chromium_sandbox=False)
@@ -117,9 +118,11 @@ def test_jumping_shows_the_lesion_and_keys_and_buttons_work(tab, pages):
     before = readout.inner_text()
     tab.keyboard.press("ArrowUp")
     playwright.expect(readout).not_to_have_text(before)
+    tab.keyboard.press("a")  # the axial slice alone
+    playwright.expect(tab.locator("#solid")).to_be_hidden()
+    assert sum(n for colour, n in colours(tab, "#slices").items() if orange(colour)) > 50
     tab.keyboard.press("m")
     assert sum(n for colour, n in colours(tab, "#slices").items() if orange(colour)) < 20
-    tab.keyboard.press("m")
     tab.locator("#layouts button", has_text="3-D").click()
     playwright.expect(tab.locator("#slices")).to_be_hidden()
     tab.keyboard.press("t")  # the tumour's surface goes
