@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from kits.errors import InputError
 from kits.score.__main__ import main
-from kits.score.metrics import KITS23_CLASSES, dice, score_case, score_folders
+from kits.score.folders import score_folders
+from kits.score.metrics import KITS23_CLASSES, dice, score_case
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 SPACING = (3.0, 0.8, 0.8)

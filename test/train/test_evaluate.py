@@ -17,7 +17,8 @@ from kits.errors import InputError
 from kits.io.cases import find_cases
 from kits.io.images import read_volume
 from kits.runtime.weights import Member
-from kits.score.metrics import score_case, score_folders
+from kits.score.folders import score_folders
+from kits.score.metrics import score_case
 from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom
 from train import evaluate as module
 from train.evaluate import add_arguments, evaluate, main

@@ -212,11 +212,12 @@ def frames_of(file: Path) -> Iterator[Frame]:
 
     with file.open("rb") as stream:
         header: Any = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    if not len(header):
-        raise ValueError("no DICOM")
-    kind, modality = UID(header.get("SOPClassUID", "")), str(header.get("Modality", ""))
-    if kind not in CT_CLASSES and (kind or not header.get("Rows")):
-        raise NotCt(kind.name if kind else f"DICOM without pixels, of modality {modality or 'unknown'}")
+    kind = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    modality = str(header.get("Modality", ""))
+    if kind and kind not in CT_CLASSES:
+        raise NotCt(kind.name)
+    if not header.get("Rows"):
+        raise ValueError("no DICOM image")
     if modality and modality != "CT":
         raise NotCt(f"an image of modality {modality}")
     if header.get("SamplesPerPixel", 1) != 1 or str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":

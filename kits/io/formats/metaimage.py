@@ -7,6 +7,7 @@ dimensions past its arrays. Fields: https://docs.itk.org/en/latest/learn/metaio.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ from kits.io.volume import Grid
 ENDINGS = (".mha", ".mhd")
 PARTS = (".raw", ".zraw", ".raw.gz")
 MOST_LINES = 200
+MOST = 1 << 62
+"""No number in a header is larger; NaN is not smaller."""
 TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -54,7 +57,7 @@ def read(path: Path, name: str) -> Stored:
     with voxels.open("rb") as file:
         skip = _number(fields, "HeaderSize", int, 0)
         if skip < 0:  # all that comes before the voxels, which end the file
-            skip = voxels.stat().st_size - int(np.prod(found.size)) * found.dtype.itemsize
+            skip = voxels.stat().st_size - prod(found.size) * found.dtype.itemsize
         if skip < 0 or skip > voxels.stat().st_size:
             raise Damaged("fewer voxels than the header promises")
         file.seek(skip)
@@ -124,12 +127,13 @@ def unplaced(no_spacing: bool, no_orientation: bool, no_origin: bool = False) ->
 
 
 def _blocks(file: BinaryIO, fields: dict[str, str], found: Header) -> Iterable[bytes]:
-    if _flag(fields, "CompressedData"):
+    compressed, binary = _flag(fields, "CompressedData"), _flag(fields, "BinaryData", True)
+    if compressed:
         start = file.tell()
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(start)
         return gunzipped(file) if zipped else inflated(file)
-    if not _flag(fields, "BinaryData", True):
+    if not binary:
         return as_text(file, found.dtype)
     return plain(file)
 
@@ -149,7 +153,7 @@ def _numbers(fields: dict[str, str], key: str, count: int, kind: Callable[[str],
         numbers = tuple(kind(text) for text in fields[key].split())
     except ValueError as error:
         raise Damaged(f"{key} holds no numbers") from error
-    if len(numbers) != count or not np.isfinite(numbers).all():
+    if len(numbers) != count or not all(-MOST < number < MOST for number in numbers):
         raise Damaged(f"{key} should hold {count} numbers")
     return numbers
 

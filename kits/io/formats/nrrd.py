@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -188,7 +189,7 @@ def _blocks(file: BinaryIO, fields: dict[str, str], found: Header, name: str) ->
     if encoding != "raw":
         raise InputError(f"{name}: its voxels are encoded as {encoding}; save it as raw or gzip.")
     if skip == -1:  # the voxels end the file
-        skip = max(Path(file.name).stat().st_size - file.tell() - int(np.prod(found.size)) * found.dtype.itemsize, 0)
+        skip = max(Path(file.name).stat().st_size - file.tell() - prod(found.size) * found.dtype.itemsize, 0)
     if skip < 0:
         raise Damaged("it skips fewer than no bytes")
     file.seek(skip, 1)
