@@ -8,6 +8,7 @@ viewer: x to the patient's left, y to superior, z to anterior.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -154,7 +155,7 @@ def write_meshes(folder: Path, stem: str, kind: str, volume: Volume, labels: np.
         for label, one in surfaces.values():
             one.visual = trimesh.visual.TextureVisuals(material=_material(label))
         scene = trimesh.Scene({name: one for name, (_, one) in surfaces.items()}, metadata={"purpose": PURPOSE})
-        _write(folder / f"{stem}.glb", scene.export(file_type="glb"))
+        _write(folder / f"{stem}.glb", scene.export(file_type="glb") if surfaces else empty_glb())
         return [folder / f"{stem}.glb"]
     paths = [folder / stem / f"{name}.{kind}" for name in surfaces]
     for path, (_, one) in zip(paths, surfaces.values(), strict=True):
@@ -167,6 +168,13 @@ def write_meshes(folder: Path, stem: str, kind: str, volume: Volume, labels: np.
     paths.append(folder / stem / LIST)
     write_text(json.dumps(listed, indent=2) + "\n", paths[-1])  # last: where it is, all are
     return paths
+
+
+def empty_glb() -> bytes:
+    """A binary glTF file of an empty scene: its header, then one chunk of JSON."""
+    text = json.dumps({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"extras": {"purpose": PURPOSE}}]}).encode()
+    text += b" " * (-len(text) % 4)
+    return struct.pack("<4sIIII", b"glTF", 2, 20 + len(text), len(text), 0x4E4F534A) + text
 
 
 def labelled(data: bytes | str, kind: str) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from kits.geometry import Box, Spacing, bounding_box, moved
-from kits.measure.kidney import CYST, KIDNEY, TUMOUR, Kidney
+from kits.measure.kidney import CYST, DEPTH_MM, KIDNEY, TUMOUR, Kidney
 from kits.measure.nephrometry import padua, renal
 from kits.measure.results import PURPOSE, KidneyFigures, Lesion, Measurements
 from kits.measure.shapes import diameters, edge, gap, surface_mm2
@@ -148,8 +148,14 @@ class Side:
 
     @property
     def lines(self) -> tuple[int, int] | None:
-        """The polar lines on this grid; None where the scan ends before the sinus does."""
-        return self.sinus.lines if self.sinus and not self.cut(self.sinus.mask) else None
+        """The polar lines on this grid; None where the scan may end before the sinus does."""
+        if self.sinus is None:
+            return None
+        near = DEPTH_MM / self.spacing[0] + 1  # no sinus is seen so near to where the scan cuts a kidney
+        low, high = (line + self.start[0] for line in self.sinus.lines)
+        if self.cut(self.labels > 0) and (low <= near or high >= self.slices - 1 - near):
+            return None
+        return self.sinus.lines
 
     def lesions(self) -> list[Lesion]:
         """Its tumours and cysts."""
