@@ -21,7 +21,7 @@ import numpy as np
 from kits.batch.colours import COLOURS, NAMES
 from kits.batch.viewer.fetch import NAME, library
 from kits.batch.viewer.findings import findings_of
-from kits.batch.viewer.picture import LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, thumbnail
+from kits.batch.viewer.picture import LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, start_mm, thumbnail
 from kits.batch.viewer.surfaces import surfaces
 from kits.io.atomic import aside, write_text
 from kits.io.volume import Volume
@@ -125,6 +125,7 @@ def pictures(volume: Volume, shown: Shown) -> dict[str, Any]:
         "ct": _text(nifti_bytes(shown.grey, shown.affine, STEP_HU, LOWEST_HU)),
         "labels": _text(nifti_bytes(shown.labels, shown.affine)),
         "classes": [{"label": label, "name": NAMES[label], "colour": colour} for label, colour in COLOURS.items()],
+        "start_mm": start_mm(shown),
         "scan": {"size": list(volume.hu.shape[::-1]), "spacing_mm": [round(mm, 3) for mm in volume.spacing[::-1]]},
         "shown": {
             "size": list(shown.grey.shape[::-1]),

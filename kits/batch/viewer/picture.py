@@ -121,6 +121,15 @@ def _resample(
     return sitk.GetArrayFromImage(result)
 
 
+def start_mm(shown: Shown) -> list[float]:
+    """Where a page without lesions begins (NIfTI's space): in a kidney, on the slice that shows most of them."""
+    areas = (shown.labels > 0).sum((1, 2))
+    z = int(areas.argmax())
+    inside = np.argwhere(shown.labels[z] > 0)
+    y, x = inside[len(inside) // 2] if len(inside) else np.array(shown.labels.shape[1:]) // 2
+    return (shown.affine @ [x, y, z, 1])[:3].round(2).tolist()
+
+
 def nifti_bytes(array: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> bytes:
     """A gzipped NIfTI-1 file of a uint8 (z, y, x) array, to be kept inside another file.
 

@@ -138,9 +138,10 @@ async function open() {
     meshes.push({ label, name, mesh });
   }
   solid.setRenderAzimuthElevation(180, 12); // as the surgeon stands before the patient
+  solid.setScale(0.82); // all of it, whichever way it is turned
   byId("loading").hidden = true;
   if (CASE.lesions.length) jump(0);
-  else slices.createOnLocationChange();
+  else go(CASE.start_mm);
   document.documentElement.dataset.ready = "yes"; // for who waits for it
 }
 
@@ -185,13 +186,17 @@ function readout(location) {
 
 // -- what can be done -----------------------------------------------------------------------------------------------
 
+function go(place) {
+  slices.scene.crosshairPos = slices.mm2frac(place);
+  slices.drawScene();
+  slices.createOnLocationChange();
+}
+
 function jump(index) {
   const row = CASE.lesions[index];
   if (!row) return;
   state.at = index;
-  slices.scene.crosshairPos = slices.mm2frac(row.place_mm);
-  slices.drawScene();
-  slices.createOnLocationChange();
+  go(row.place_mm);
   document.querySelectorAll(".lesion").forEach((one, at) => one.setAttribute("aria-current", at === index));
   document.querySelectorAll(".lesion")[index].scrollIntoView({ block: "nearest" });
 }
