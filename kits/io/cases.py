@@ -5,11 +5,10 @@ Whatever looks like a volume but cannot be used is told by name, so that no scan
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from kits.errors import InputError, printable
 from kits.io.atomic import PARTIAL
@@ -23,8 +22,6 @@ DICOM_ENDINGS = (".dcm", ".ima")
 LABELS = re.compile(r"(?:.*_)?(?:segmentations?|labels?|labelsTr|labelsTs|masks?|seg)", re.IGNORECASE)
 """Names of label maps, and of folders of them, that lie beside the scans of a data set."""
 DEEPEST = 12
-LONGEST_NAME = 255
-"""Bytes of a file's name, on most file systems."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,6 @@ def survey(source: Path, apart: Iterable[Path] = ()) -> Survey:
             raise InputError(
                 f"{other.source} and {case.source} would both write {case.output_name}; rename or remove one."
             )
-    for case in [case for case in found.cases if len(os.fsencode(PurePath(case.output_name).name)) > LONGEST_NAME]:
-        found.cases.remove(case)
-        found.passed_over.append(_sentence(case.source, "its name is too long for a label map's; shorten it"))
     found.cases.sort(key=lambda case: case.name)
     return found
 

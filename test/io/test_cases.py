@@ -9,7 +9,7 @@ import pytest
 from kits.errors import InputError
 from kits.io.cases import find_cases, survey
 from kits.io.images import read_volume
-from test.helpers.scans import ct, dicom_slice, save_dicom, write_meta, write_nifti, write_series
+from test.helpers.scans import ct, dicom_slice, save_dicom, write_nifti, write_series
 
 
 def names(folder):
@@ -158,12 +158,6 @@ def test_the_output_s_folder_is_not_looked_into(tmp_path):
     write_nifti(tmp_path / "scan.nii.gz")
     write_nifti(tmp_path / "out" / "scan.nii.gz")
     assert [case.source for case in survey(tmp_path, [tmp_path / "out"]).cases] == [tmp_path / "scan.nii.gz"]
-
-
-def test_a_name_too_long_for_its_label_map_is_told(tmp_path):
-    write_meta(tmp_path / f"{'n' * 250}.mha")
-    (sentence,) = passed_over(tmp_path)
-    assert "too long" in sentence
 
 
 def test_names_of_two_lines_and_of_no_encoding_are_printable_and_kept(tmp_path):

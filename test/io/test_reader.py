@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -17,30 +16,12 @@ from kits.io.images import read_labels, read_volume
 from kits.io.reader import Reader
 from kits.io.remark import Remark
 from test.helpers.scans import AFFINE, ct, write_meta, write_nifti
-
-TROUBLE = """
-    import os, pathlib, signal, time
-    opened = pathlib.Path.open
-    def trouble(path, *arguments, **settings):
-        if "crash" in path.name:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if "killed" in path.name:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "hang" in path.name:
-            time.sleep(1000)
-        if "bug" in path.name:
-            raise ZeroDivisionError("nobody thought of that")
-        return opened(path, *arguments, **settings)
-    pathlib.Path.open = trouble
-"""
+from test.helpers.trouble import make_trouble
 
 
 @pytest.fixture
 def trouble(tmp_path, monkeypatch):
-    """Has the child crash, hang or stumble over files of such names, as a decoder might."""
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / "sitecustomize.py").write_text(textwrap.dedent(TROUBLE))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
+    make_trouble(tmp_path, monkeypatch)
 
 
 def case_of(path):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import process
+from kits.batch import command, options
+from kits.batch.options import Options
 from kits.io.volume import Grid
 from test.helpers.threshold import threshold_cascade
 
+ROOT = Path(__file__).parent.parent.parent
 SHAPE, SPACING = (2, 64, 64), (3.0, 0.8, 0.8)
 
 
@@ -47,11 +49,11 @@ def loaded(monkeypatch):
     """Puts a cascade that only thresholds in the place of the trained one; holds what it was asked to load."""
     asked = []
 
-    def load(weights, device, mode, engine, precision):
-        asked.append((weights, device, mode, engine, precision))
-        return threshold_cascade(mode)
+    def load(weights, runtime):
+        asked.append((weights, runtime.device, runtime.plan.mode, runtime.runner, runtime.precision))
+        return threshold_cascade(runtime.plan.mode)
 
-    monkeypatch.setattr(process.Cascade, "load", load)
+    monkeypatch.setattr("kits.cascade.cascade.Cascade.load", load)
     return asked
 
 
@@ -62,7 +64,7 @@ def call(capsys):
     def run(*arguments):
         capsys.readouterr()
         try:
-            status = process.main([str(argument) for argument in arguments])
+            status = command.main([str(argument) for argument in arguments], "process.py")
         except SystemExit as end:
             status = end.code
         said = capsys.readouterr()
@@ -73,7 +75,9 @@ def call(capsys):
 
 
 def names_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """What is there and not hidden, as records are."""
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def labels_of(path):
@@ -119,7 +123,7 @@ def spoilt(scans, ct):
 
 
 def test_bad_inputs_are_named_one_by_one_and_the_good_one_is_done(spoilt, out, ct, threshold_weights, tmp_path):
-    script = Path(process.__file__)
+    script = ROOT / "process.py"
     arguments = ["--input", spoilt, "--output", out, "--weights", threshold_weights, "--device", "cpu"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KITS_")}
     done = subprocess.run(
@@ -213,10 +217,8 @@ def test_everything_asked_for_is_written_where_asked(scans, out, tmp_path, ct, l
     assert case["seconds"].keys() == {"read", "locate", "segment", "postprocess", "write"}
 
 
-def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded, call, monkeypatch):
-    write(scans / "there.nii.gz", np.zeros((2, 8, 8), np.int16))  # would fail if it were read
-    (out / "there.nii.gz").parent.mkdir()
-    (out / "there.nii.gz").touch()
+def test_every_option_can_come_from_the_environment(scans, out, tmp_path, make_ct, loaded, call, monkeypatch):
+    write(scans / "there.nii.gz", np.minimum(make_ct(SHAPE, SPACING), 179))
     values = {
         "INPUT": scans,
         "OUTPUT": out,
@@ -232,6 +234,8 @@ def test_every_option_can_come_from_the_environment(scans, out, tmp_path, loaded
     }
     for name, value in values.items():
         monkeypatch.setenv(f"KITS_{name}", str(value))
+    assert call("--input", scans / "there.nii.gz")[0] == 0
+    loaded.clear()
     assert call()[0] == 0
     assert loaded == [(tmp_path / "my weights", "cpu", "paper", "torch", "fp32")]
     assert (out / "good.nii.gz").is_file()
@@ -256,17 +260,16 @@ def test_an_empty_variable_or_a_no_is_as_good_as_none(monkeypatch):
         monkeypatch.setenv(f"KITS_{name}", "")
     for name, value in (("SKIP_EXISTING", "0"), ("SAVE_PROBABILITIES", "False")):
         monkeypatch.setenv(f"KITS_{name}", value)
-    options = process.parser().parse_args([])
-    assert (options.input, options.output, options.mode, options.device) == (
+    found = Options.parse([], "kits segment")
+    assert (found.input, found.output, found.mode, found.device) == (
         Path("/input"),
         Path("/output"),
         "native",
         "auto",
     )
-    assert options.weights == Path(process.__file__).parent / "weights"
-    assert (options.overlays, options.report) == (None, None)
-    assert not options.skip_existing
-    assert not options.save_probabilities
+    assert found.weights == ROOT / "weights"
+    assert (found.extras, found.report) == ((), None)
+    assert not found.skip_existing
 
 
 @pytest.mark.parametrize("kind", ["an empty folder", "no folder", "a folder of other files", "another file"])
@@ -302,7 +305,7 @@ def test_a_label_map_never_replaces_a_scan(scans, tmp_path, loaded, call):
         for source in (scans, scan):
             status, said = call("--input", source, "--output", output)
             assert status == 2
-            assert said.startswith(f"process.py: {output / 'good.nii.gz'} is a scan")
+            assert "another folder than --input" in said or "is a scan that a result would overwrite" in said
     assert scan.read_bytes() == before
 
 
@@ -340,7 +343,7 @@ def test_cuda_where_there_is_none_is_refused(scans, out, tiny_weights, call, mon
 
 
 @pytest.mark.parametrize("given_by", ["option", "environment"])
-@pytest.mark.parametrize(("name", "allowed"), [("mode", "native, paper"), ("device", "auto, cuda, cpu")])
+@pytest.mark.parametrize(("name", "allowed"), [("mode", "native, paper"), ("device", "auto, cpu, cuda, cuda:0")])
 def test_an_unknown_choice_is_refused_with_those_there_are(
     scans, out, loaded, call, monkeypatch, name, allowed, given_by
 ):
@@ -364,7 +367,7 @@ def test_an_unknown_option_is_refused(call):
 
 def test_the_help_names_every_option_with_its_variable(capsys):
     with pytest.raises(SystemExit) as end:
-        process.main(["--help"])
+        command.main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     names = [
@@ -417,8 +420,8 @@ def test_a_time_limit_that_is_none_is_refused(scans, out, call, limit):
 
 
 def test_mounted_weights_go_before_those_that_come_with_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "MOUNTED_WEIGHTS", tmp_path)
-    assert process.parser().parse_args([]).weights == process.HERE / "weights"
+    monkeypatch.setattr(options, "MOUNTED_WEIGHTS", tmp_path)
+    assert Options.parse([], "kits segment").weights == ROOT / "weights"
     (tmp_path / "res-unet1.safetensors").touch()
-    assert process.parser().parse_args([]).weights == tmp_path
-    assert process.parser().parse_args(["--weights", "mine"]).weights == Path("mine")
+    assert Options.parse([], "kits segment").weights == tmp_path
+    assert Options.parse(["--weights", "mine"], "kits segment").weights == Path("mine")
