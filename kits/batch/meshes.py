@@ -22,7 +22,7 @@ from kits.batch.colours import COLOURS, KIDNEY, NAMES
 from kits.errors import OutputError
 from kits.geometry import Spacing, bounding_box
 from kits.io.atomic import aside, write_text
-from kits.io.volume import Volume
+from kits.io.volume import Grid, Volume
 from kits.measure.measure import measure
 from kits.measure.results import PURPOSE, Lesion
 from kits.measure.shapes import blocks_of, coarse
@@ -55,9 +55,8 @@ def needed(name: str) -> Any:
         ) from error
 
 
-def canonical_to_lps(volume: Volume) -> np.ndarray:
-    """The 4 x 4 matrix from (x, y, z) voxels of a volume's canonical array to mm in LPS."""
-    home = volume.home
+def canonical_to_lps(home: Grid) -> np.ndarray:
+    """The 4 x 4 matrix from (x, y, z) voxels of the canonical array of an image to mm in LPS."""
     order, flips = home.canonical_axes()
     steps = np.reshape(home.direction, (3, 3)) * home.spacing_xyz
     matrix = np.eye(4)
@@ -144,7 +143,7 @@ def write_meshes(folder: Path, stem: str, kind: str, volume: Volume, labels: np.
         OutputError: one cannot be made or written.
     """
     trimesh = needed("trimesh")
-    matrix = canonical_to_lps(volume)
+    matrix = canonical_to_lps(volume.home)
     if kind == "glb":
         matrix = GLTF @ matrix
     surfaces = {

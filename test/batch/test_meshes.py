@@ -108,7 +108,7 @@ def test_surfaces_lie_where_the_label_map_lies(tmp_path, kind, direction):
 def test_canonical_to_lps_is_the_label_maps_own_geometry():
     volume, label_map = scan(TILTED)
     order, flips = volume.home.canonical_axes()
-    matrix = canonical_to_lps(volume)
+    matrix = canonical_to_lps(volume.home)
     for index in ((0, 0, 0), (49, 39, 29), (7, 31, 2)):
         marker = np.zeros((30, 40, 50))
         marker[index[::-1]] = 1
