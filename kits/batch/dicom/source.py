@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +69,7 @@ class Source:
 
 
 def require_libraries() -> None:
-    """Make sure that the optional libraries are there.
+    """Make sure that the optional libraries are there, and quiet.
 
     Raises:
         OutputError: they are not; the message tells the remedy.
@@ -77,6 +78,7 @@ def require_libraries() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise OutputError(f"--dicom cannot be written ({error}); {REMEDY}") from error
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells each group of attributes that it copies
 
 
 def source_of(path: Path, grid: Grid) -> Source:
