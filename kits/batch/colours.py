@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.io.atomic import write_text
 
 Colour = tuple[int, int, int]
 
-KIDNEY, TUMOUR, CYST = 1, 2, 3
 NAMES = {KIDNEY: "kidney", TUMOUR: "tumour", CYST: "cyst"}
 COLOURS: dict[int, Colour] = {KIDNEY: (86, 180, 233), TUMOUR: (230, 97, 0), CYST: (240, 228, 66)}
 REFERENCE_COLOURS: dict[int, Colour] = {KIDNEY: (204, 121, 167), TUMOUR: (255, 255, 255)}

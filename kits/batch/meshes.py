@@ -18,18 +18,17 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from kits.batch.colours import COLOURS, KIDNEY, NAMES
+from kits.batch.colours import COLOURS, NAMES
+from kits.choices import KIDNEY
 from kits.errors import OutputError
 from kits.geometry import Spacing, bounding_box
 from kits.io.atomic import aside, write_text
 from kits.io.volume import Grid, Volume
-from kits.measure.measure import measure
 from kits.measure.results import PURPOSE, Lesion
 from kits.measure.shapes import blocks_of, coarse
 from kits.measure.sides import left_side
 
 FORMATS = ("stl", "obj", "glb")
-LIST = "surfaces.json"
 SMOOTH_MM = 0.8
 """The smoothing before the surface is cut, or 0.6 voxels where those are larger."""
 SMOOTH_VOXELS = 0.6
@@ -129,15 +128,15 @@ def structures(volume: Volume, labels: np.ndarray, lesions: Sequence[Lesion]) ->
             yield one.name.replace(" ", "_"), label, pieces == pieces[one.middle]
 
 
-def write_meshes(folder: Path, stem: str, kind: str, volume: Volume, labels: np.ndarray) -> list[Path]:
-    """Write a case's surfaces: ``STEM.glb``, or a folder ``STEM`` with a file each and ``surfaces.json``, their list.
+def write_meshes(path: Path, kind: str, volume: Volume, labels: np.ndarray, lesions: Sequence[Lesion]) -> list[Path]:
+    """Write a case's surfaces: one GLB file, or a file each and then their list; returns the files.
 
     Args:
-        folder: where to.
-        stem: the case's name in file names.
+        path: the GLB file, or the list, whose folder also gets the others.
         kind: ``stl``, ``obj`` or ``glb``.
         volume: the CT.
         labels: uint8 (z, y, x) on its canonical grid.
+        lesions: measured on them.
 
     Raises:
         OutputError: one cannot be made or written.
@@ -148,25 +147,24 @@ def write_meshes(folder: Path, stem: str, kind: str, volume: Volume, labels: np.
         matrix = GLTF @ matrix
     surfaces = {
         name: (label, surface(mask, volume.spacing, matrix))
-        for name, label, mask in structures(volume, labels, measure(labels, volume.hu, volume.spacing).lesions)
+        for name, label, mask in structures(volume, labels, lesions)
     }
     if kind == "glb":
         for label, one in surfaces.values():
             one.visual = trimesh.visual.TextureVisuals(material=_material(label))
         scene = trimesh.Scene({name: one for name, (_, one) in surfaces.items()}, metadata={"purpose": PURPOSE})
-        _write(folder / f"{stem}.glb", scene.export(file_type="glb") if surfaces else empty_glb())
-        return [folder / f"{stem}.glb"]
-    paths = [folder / stem / f"{name}.{kind}" for name in surfaces]
-    for path, (_, one) in zip(paths, surfaces.values(), strict=True):
-        _write(path, labelled(one.export(file_type=kind), kind))
+        _write(path, scene.export(file_type="glb") if surfaces else empty_glb())
+        return [path]
+    paths = [path.parent / f"{name}.{kind}" for name in surfaces]
+    for file, (_, one) in zip(paths, surfaces.values(), strict=True):
+        _write(file, labelled(one.export(file_type=kind), kind))
     rows = [
-        {"file": path.name, "colour": COLOURS[label], "volume_ml": round(one.volume / 1000, 3)}
-        for path, (label, one) in zip(paths, surfaces.values(), strict=True)
+        {"file": file.name, "colour": COLOURS[label], "volume_ml": round(one.volume / 1000, 3)}
+        for file, (label, one) in zip(paths, surfaces.values(), strict=True)
     ]
     listed = {"purpose": PURPOSE, "space": "LPS", "unit": "mm", "surfaces": rows}
-    paths.append(folder / stem / LIST)
-    write_text(json.dumps(listed, indent=2) + "\n", paths[-1])  # last: where it is, all are
-    return paths
+    write_text(json.dumps(listed, indent=2) + "\n", path)  # last: where it is, all are
+    return [*paths, path]
 
 
 def empty_glb() -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from kits.batch.colours import COLOURS, CYST, KIDNEY, REFERENCE_COLOURS, TUMOUR
+from kits.batch.colours import COLOURS, REFERENCE_COLOURS
 from kits.batch.panels import (
     BACKGROUND,
     GAP,
@@ -27,6 +27,7 @@ from kits.batch.panels import (
     draw_sheet,
     write,
 )
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.geometry import Spacing
 from kits.io.atomic import aside
 from kits.measure.measure import measure

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from kits.choices import KIDNEY, TUMOUR
 from kits.geometry import Spacing
 from kits.measure.shapes import Hull, outline
 
-KIDNEY, TUMOUR, CYST = 1, 2, 3
 FRAGMENT = 0.05
 """Pieces of parenchyma smaller than this share of the largest do not shape the kidney."""
 DEPTH_MM = 5.0

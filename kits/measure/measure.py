@@ -9,8 +9,9 @@ import cc3d
 import numpy as np
 from scipy.spatial import cKDTree
 
-from kits.geometry import Box, Spacing, bounding_box, moved
-from kits.measure.kidney import CYST, DEPTH_MM, KIDNEY, TUMOUR, Kidney
+from kits.choices import CYST, KIDNEY, TUMOUR
+from kits.geometry import Box, Spacing, bounding_box, translated
+from kits.measure.kidney import DEPTH_MM, Kidney
 from kits.measure.nephrometry import padua, renal
 from kits.measure.results import PURPOSE, KidneyFigures, Lesion, Measurements
 from kits.measure.shapes import diameters, edge, gap, surface_mm2
@@ -57,7 +58,7 @@ def measure(
         for side in kidneys:
             own = np.where(is_left == (side == "left"), labels[outer], 0)
             if inner := bounding_box(own > 0):
-                one = Side(side, own[inner], moved(inner, outer), labels.shape[0], spacing, hu, probabilities)
+                one = Side(side, own[inner], translated(inner, outer), labels.shape[0], spacing, hu, probabilities)
                 kidneys[side] = one.figures()
                 lesions += one.lesions()
     return Measurements(PURPOSE, kidneys["right"], kidneys["left"], tuple(named(lesions)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kits.io.atomic import write_text
-from kits.measure.results import Lesion, Measurements
 
 FIGURES = (
     "side",
@@ -40,20 +40,24 @@ COLUMNS = (
 )
 
 
-def row(case: str, lesion: Lesion) -> dict[str, object]:
+def row(case: str, lesion: Mapping[str, Any]) -> dict[str, object]:
     """A lesion's figures by ``COLUMNS``; what cannot be computed is None, an empty cell."""
-    result: dict[str, object] = {"case": case} | {name: getattr(lesion, name) for name in FIGURES}
-    if score := lesion.renal:
-        items = {"r": score.radius, "e": score.exophytic, "n": score.nearness, "l": score.location}
-        result |= {f"renal_{letter}": item.points for letter, item in items.items()}
-        result |= {"renal_a": score.face, "renal_total": score.total, "renal_complexity": score.complexity}
-    if lesion.padua and lesion.padua.total_range:
-        result["padua_least"], result["padua_most"] = lesion.padua.total_range
+    result: dict[str, object] = {"case": case} | {name: lesion[name] for name in FIGURES}
+    if score := lesion["renal"]:
+        items = {"r": "radius", "e": "exophytic", "n": "nearness", "l": "location"}
+        result |= {f"renal_{letter}": score[item]["points"] for letter, item in items.items()}
+        result |= {"renal_a": score["face"], "renal_total": score["total"], "renal_complexity": score["complexity"]}
+    if lesion["padua"] and lesion["padua"]["total_range"]:
+        result["padua_least"], result["padua_most"] = lesion["padua"]["total_range"]
     return result
 
 
-def write_csv(path: Path, cases: Iterable[tuple[str, Measurements]]) -> None:
-    """Write the lesions of cases, (name, measurements) each, whole or not at all.
+def write_csv(path: Path, cases: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Write the lesions of cases, whole or not at all.
+
+    Args:
+        path: where to.
+        cases: each its name and ``dataclasses.asdict`` of its ``Measurements``, or the same read from JSON.
 
     Raises:
         OutputError: it cannot be written.
@@ -62,5 +66,5 @@ def write_csv(path: Path, cases: Iterable[tuple[str, Measurements]]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for case, measured in cases:
-        writer.writerows(row(case, lesion) for lesion in measured.lesions)
+        writer.writerows(row(case, lesion) for lesion in measured["lesions"])
     write_text(text.getvalue(), path)

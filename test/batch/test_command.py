@@ -213,7 +213,7 @@ def test_everything_asked_for_is_written_where_asked(scans, out, tmp_path, ct, l
     assert names_in(pictures) == ["good.png"]
     (case,) = json.loads(report.read_text())
     assert (case["name"], case["status"], case["size"]) == ("good", "done", [64, 64, 2])
-    assert case["left"]["kidney_voxels"] + case["right"]["kidney_voxels"] == (ct > 110).sum()
+    assert case["left"]["kidney_with_masses_voxels"] + case["right"]["kidney_with_masses_voxels"] == (ct > 110).sum()
     assert case["seconds"].keys() == {"read", "locate", "segment", "postprocess", "write"}
 
 

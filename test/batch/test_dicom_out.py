@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
+from kits import __version__
 from kits.batch.dicom.output import write_dicom
 from kits.batch.dicom.rtstruct import decimal, outlines
 from kits.batch.parts import parts_of
@@ -84,7 +85,8 @@ def written(folder, scan, kinds=("seg", "rtstruct", "sr"), stored=None):
     volume = Volume.read(scan)
     files = {kind: folder / f"case.{kind}.dcm" for kind in kinds}
     labels = canonical(volume, anatomy() if stored is None else stored)
-    assert set(write_dicom(files, scan, volume, labels, "1.2.3")) == set(files.values())
+    measured = measure(labels, volume.hu, volume.spacing)
+    assert set(write_dicom(files, scan, volume, labels, measured)) == set(files.values())
     return files, volume
 
 
@@ -195,7 +197,7 @@ def test_objects_name_what_they_show_and_who_made_it(tmp_path):
     segmentation = highdicom.seg.segread(files["seg"])
     one = segmentation.get_segment_description(1)
     assert (one.segment_label, one.segmented_property_type.meaning) == ("right kidney", "Kidney")
-    assert one.algorithm_identification[0].AlgorithmVersion == "1.2.3"
+    assert one.algorithm_identification[0].AlgorithmVersion == __version__
     assert segmentation.PatientName == "Doe^Jane"
     assert segmentation.FrameOfReferenceUID == "1.2.3.5"
     referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
@@ -271,8 +273,10 @@ def test_a_scan_that_is_no_dicom_is_a_sentence(tmp_path):
     volume = Volume.from_array(np.random.default_rng(0).integers(-1000, 500, SHAPE), SPACING)
     path = tmp_path / "scan.nii.gz"
     sitk.WriteImage(volume.to_home(volume.hu), str(path))
+    labels = np.ones(SHAPE, np.uint8)
+    measured = measure(labels, volume.hu, volume.spacing)
     with pytest.raises(InputError, match=r"scan.nii.gz: is no DICOM series"):
-        write_dicom({"seg": tmp_path / "seg.dcm"}, path, volume, np.ones(SHAPE, np.uint8), "1")
+        write_dicom({"seg": tmp_path / "seg.dcm"}, path, volume, labels, measured)
 
 
 def test_decimals_have_at_most_16_characters():

@@ -8,8 +8,10 @@ import SimpleITK as sitk
 
 from kits.batch.colours import COLOURS
 from kits.batch.meshes import FORMATS, canonical_to_lps, needed, surface, write_meshes
+from kits.batch.outputs import Surfaces
 from kits.errors import OutputError
 from kits.io.volume import Volume
+from kits.measure.measure import measure
 
 trimesh = pytest.importorskip("trimesh")
 pytest.importorskip("skimage")
@@ -79,6 +81,11 @@ def scan(direction):
     return Volume.from_image(image, "scan"), label_map
 
 
+def written(folder, kind, volume, labels):
+    path = folder / ("a.glb" if kind == "glb" else "a/surfaces.json")
+    return write_meshes(path, kind, volume, labels, measure(labels, volume.hu, volume.spacing).lesions)
+
+
 TILTED = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 FLIPPED = (-1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -90,7 +97,7 @@ def test_surfaces_lie_where_the_label_map_lies(tmp_path, kind, direction):
     volume, label_map = scan(direction)
     order, flips = volume.home.canonical_axes()
     stored = sitk.GetArrayFromImage(label_map)
-    write_meshes(tmp_path, "a", kind, volume, np.ascontiguousarray(stored.transpose(order)[flips]))
+    written(tmp_path, kind, volume, np.ascontiguousarray(stored.transpose(order)[flips]))
     if kind == "glb":
         found = trimesh.load(tmp_path / "a.glb").geometry["tumour_1"]
         x, y, z = found.center_mass * 1000
@@ -121,7 +128,7 @@ def test_canonical_to_lps_is_the_label_maps_own_geometry():
 def test_a_file_a_structure_and_a_list_of_them(tmp_path, kind):
     volume, label_map = scan(IDENTITY)
     labels = sitk.GetArrayFromImage(label_map)
-    paths = write_meshes(tmp_path, "a", kind, volume, labels)
+    paths = written(tmp_path, kind, volume, labels)
     names = ["right_parenchyma", "left_parenchyma", "tumour_1"]
     assert [path.name for path in paths] == [*(f"{name}.{kind}" for name in names), "surfaces.json"]
     listed = json.loads(paths[-1].read_text())
@@ -133,7 +140,7 @@ def test_a_file_a_structure_and_a_list_of_them(tmp_path, kind):
 
 def test_glb_names_and_colours_its_parts(tmp_path):
     volume, label_map = scan(IDENTITY)
-    (path,) = write_meshes(tmp_path, "a", "glb", volume, sitk.GetArrayFromImage(label_map))
+    (path,) = written(tmp_path, "glb", volume, sitk.GetArrayFromImage(label_map))
     scene = trimesh.load(path)
     assert set(scene.geometry) == {"right_parenchyma", "left_parenchyma", "tumour_1"}
     colour = scene.geometry["tumour_1"].visual.material.baseColorFactor
@@ -142,12 +149,16 @@ def test_glb_names_and_colours_its_parts(tmp_path):
 
 def test_nothing_labelled_leaves_an_empty_list(tmp_path):
     volume, _ = scan(IDENTITY)
-    paths = write_meshes(tmp_path, "a", "stl", volume, np.zeros(volume.hu.shape, np.uint8))
+    paths = written(tmp_path, "stl", volume, np.zeros(volume.hu.shape, np.uint8))
     assert [path.name for path in paths] == ["surfaces.json"]
-    (path,) = write_meshes(tmp_path, "a", "glb", volume, np.zeros(volume.hu.shape, np.uint8))
+    (path,) = written(tmp_path, "glb", volume, np.zeros(volume.hu.shape, np.uint8))
     assert not trimesh.load(path).geometry
 
 
 def test_a_missing_package_is_named_with_its_remedy():
     with pytest.raises(OutputError, match=r"no_such_package.*kits-cascade\[report\]"):
         needed("no_such_package")
+
+
+def test_the_option_offers_every_format():
+    assert Surfaces.choices == FORMATS

@@ -73,7 +73,7 @@ def test_the_picture_shows_the_scans_hu_up_to_its_step(library, tmp_path):
     # Voxel by voxel, found through millimetres.
     at = np.argwhere(shown_labels > 0)
     world = np.column_stack([at[:, ::-1], np.ones(len(at))]) @ affine.T
-    to_scan = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ canonical_to_lps(volume))
+    to_scan = np.linalg.inv(np.diag([-1, -1, 1, 1]) @ canonical_to_lps(volume.home))
     z, y, x = np.rint(world @ to_scan.T)[:, 2::-1].astype(int).T
     np.testing.assert_array_equal(labels[z, y, x], shown_labels[tuple(at.T)])
     assert len(at) == np.count_nonzero(labels)

@@ -1,6 +1,7 @@
 """The table of lesions: a row each, empty cells for what is not known."""
 
 import csv
+from dataclasses import asdict
 
 import pytest
 
@@ -18,7 +19,9 @@ def test_a_row_a_lesion(tmp_path):
     labels[:, :, 90:] = with_tumour((40, 0, 0), 8)[:, :, ::-1][:, :, 90:]
     labels[40:44, 40:50, 40:50] = 3
     measured = measure(labels, None, MM)
-    write_csv(tmp_path / "new" / "a.csv", [("one, two", measured), ("healthy", measure(kidney(), None, MM))])
+    write_csv(
+        tmp_path / "new" / "a.csv", [("one, two", asdict(measured)), ("healthy", asdict(measure(kidney(), None, MM)))]
+    )
     with (tmp_path / "new" / "a.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(COLUMNS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from kits import __version__
 from kits.batch.dicom.report import make_report
 from kits.batch.dicom.rtstruct import make_rtstruct
 from kits.batch.dicom.segmentation import make_segmentation
@@ -17,7 +18,7 @@ from kits.batch.parts import parts_of
 from kits.errors import OutputError
 from kits.io.atomic import aside
 from kits.io.volume import Volume
-from kits.measure.measure import measure
+from kits.measure.results import Measurements
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 KINDS = ("seg", "rtstruct", "sr")
 
 
-def write_dicom(files: dict[str, Path], scan: Path, volume: Volume, labels: np.ndarray, version: str) -> list[Path]:
+def write_dicom(
+    files: dict[str, Path], scan: Path, volume: Volume, labels: np.ndarray, measured: Measurements
+) -> list[Path]:
     """Write DICOM objects of a label map.
 
     Args:
@@ -34,7 +37,7 @@ def write_dicom(files: dict[str, Path], scan: Path, volume: Volume, labels: np.n
         scan: the DICOM folder or file that the volume was read from.
         volume: as it was read.
         labels: uint8 (z, y, x) on its canonical grid.
-        version: of the software, which the objects tell.
+        measured: what was measured of both.
 
     Returns:
         What was written.
@@ -45,19 +48,18 @@ def write_dicom(files: dict[str, Path], scan: Path, volume: Volume, labels: np.n
     """
     require_libraries()
     source = source_of(scan, volume.home)
-    measured = measure(labels, volume.hu, volume.spacing)
     numbers, parts = parts_of(labels, volume.hu, measured)
     if not parts:
         raise OutputError(f"{volume.name}: nothing was found, so there is no DICOM object to write.")
     stored = sitk.GetArrayFromImage(volume.to_home(numbers))
     made: list[tuple[str, Dataset]] = []
     if "seg" in files:
-        segmentation = make_segmentation(source, stored, parts, version)
+        segmentation = make_segmentation(source, stored, parts, __version__)
         made.append(("seg", segmentation))
         if "sr" in files:
-            made.append(("sr", make_report(source, segmentation, parts, measured, version)))
+            made.append(("sr", make_report(source, segmentation, parts, measured, __version__)))
     if "rtstruct" in files:
-        made.append(("rtstruct", make_rtstruct(source, stored, parts, version)))
+        made.append(("rtstruct", make_rtstruct(source, stored, parts, __version__)))
     return list(_written(files, made))
 
 

@@ -56,7 +56,7 @@ def findings_of(volume: Volume, measured: Measurements, warnings: Sequence[str])
     sure = [one for one in confidences if one is not None]
     return Findings(
         sides=[_side(one) for one in kidneys],
-        lesions=[_lesion(one, nifti_affine(canonical_to_lps(volume))) for one in measured.lesions],
+        lesions=[_lesion(one, nifti_affine(canonical_to_lps(volume.home))) for one in measured.lesions],
         warnings=[str(one) for one in warnings],
         first=[{"text": text, "lesion": one.name} for one, text in doubts(measured.lesions)],
         confidence=min(sure, default=None),

@@ -60,7 +60,7 @@ def show(volume: Volume, labels: np.ndarray) -> Shown:
         slice(max(0, at.start - margin), min(n, at.stop + margin))
         for at, margin, n in zip(box, margins, labels.shape, strict=True)
     )
-    affine = canonical_to_lps(volume)
+    affine = canonical_to_lps(volume.home)
     affine[:3, 3] += affine[:3, :3] @ [at.start for at in reversed(box)]
     hu, inside = volume.hu[box], labels[box]
     spacing = _shown_spacing(hu.shape, volume.spacing)

@@ -23,7 +23,7 @@ def surfaces(volume: Volume, labels: np.ndarray, measured: Measurements) -> Iter
     Raises:
         OutputError: scikit-image or trimesh is not installed.
     """
-    matrix = nifti_affine(canonical_to_lps(volume))
+    matrix = nifti_affine(canonical_to_lps(volume.home))
     numbers, parts = parts_of(labels, volume.hu, measured)
     for part in parts:
         mesh = surface(numbers == part.number, volume.spacing, matrix, FINEST_MM)
