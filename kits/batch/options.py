@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         value = os.environ.get(variable) or default
         self.add_argument(name, default=value, help=f"{help} [{variable}]", **settings)  # type: ignore[arg-type]
 
-    def choice(self, name: str, default: str, help: str, choices: Sequence[str], kind: type = str) -> None:
+    def choice(self, name: str, default: str | None, help: str, choices: Sequence[str], kind: type = str) -> None:
         """An option with few values; argparse's own choices let a wrong default, here the environment's, pass."""
 
         def check(value: str) -> object:
@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
         if not kind.metavar:
             self.switch(kind.option, kind.help)
         elif kind.choices:
-            self.choice(kind.option, "", kind.help, kind.choices)
+            self.choice(kind.option, None, kind.help, kind.choices)
         else:
             self.option(kind.option, None, kind.help, metavar=kind.metavar)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kits.batch.meshes import canonical_to_lps
+from kits.batch.outputs import Pages
 from kits.batch.viewer import fetch
 from kits.batch.viewer.findings import doubts, findings_of
 from kits.batch.viewer.page import to_script, write_index, write_page
@@ -190,3 +191,9 @@ def test_a_download_that_is_not_the_promised_one_is_refused(monkeypatch, tmp_pat
     with pytest.raises(OutputError, match="could not be fetched"):
         fetch.fetch((tmp_path / "missing.tgz").as_uri())
     assert not list(tmp_path.glob("*.js"))
+
+
+def test_asking_for_pages_without_the_library_is_told_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch, "places", lambda: (tmp_path / "a.js", tmp_path / "b.js"))
+    with pytest.raises(OutputError, match="fetch it once"):
+        Pages(str(tmp_path / "html"), tmp_path)
