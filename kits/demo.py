@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from kits.batch.overlay import write_overlay
-from kits.errors import InputError, KitsError
+from kits.errors import InputError, exit_status
 from kits.io.atomic import aside
 from kits.io.cases import find_cases
 from kits.io.images import read_image, read_labels, read_volume, write_image
@@ -106,22 +107,23 @@ def draw_picture(cache: Path, output: Path) -> Path:
     return picture
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m kits.demo") -> int:
     """Command line; returns 0, or 2 if the scan could not be had or the picture not be drawn."""
-    parser = argparse.ArgumentParser(prog="python -m kits.demo", description="Fetch the example scan, or draw it.")
+    parser = argparse.ArgumentParser(prog=prog, description="Fetch the example scan, or draw it.")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR", help="where the scan is kept")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="where its label map is")
     parser.add_argument("--picture", action="store_true", help="draw the label map beside the reference")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of what goes wrong")
     arguments = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         if arguments.picture:
             print(f"Picture: {draw_picture(arguments.cache, arguments.output)}")
         else:
             prepare(arguments.cache)
-    except KitsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status(prog, work, arguments.verbose)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ from pathlib import Path
 import cc3d
 import numpy as np
 
+from kits.batch.outputs import Output
 from kits.cascade.cascade import KIDNEY, TUMOUR
+from kits.choices import Status
 from kits.geometry import bounding_box
 from kits.io.atomic import write_text
+from kits.io.cases import Case
 from kits.io.volume import Volume
 
 BODY_HU = -300
@@ -23,31 +26,30 @@ class Outputs:
     """Where results go and which there are.
 
     Args:
-        folder: label maps, and ``probabilities/`` if asked for.
-        skip_existing: leave cases alone whose label map is there.
-        probabilities: also write percent maps of kidney with tumour and of tumour.
-        overlays: folder for pictures with contours, one a case.
+        folder: label maps.
+        extras: what else is written of each case.
         report: JSON manifest.
+        skip_existing: leave alone the cases that are done.
     """
 
     folder: Path
-    skip_existing: bool = False
-    probabilities: bool = False
-    overlays: Path | None = None
+    extras: tuple[Output, ...] = ()
     report: Path | None = None
+    skip_existing: bool = False
 
 
 @dataclass
 class CaseReport:
-    """A case's line in the manifest: ``status`` is done, skipped, failed or not reached (``error`` says why).
+    """A case's line in the manifest: what became of it (``error`` says why) and what was found.
 
     Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
+    ``missing`` tells of what is extra and could not be written.
     """
 
     name: str
     source: str
     output: str
-    status: str = "failed"
+    status: Status = Status.FAILED
     error: str = ""
     size: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
@@ -55,12 +57,30 @@ class CaseReport:
     right: dict[str, float] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
 
 def write_report(reports: Sequence[CaseReport], outputs: Outputs) -> None:
     """Write the manifest of the cases so far, if one is asked for."""
     if outputs.report:
         write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", outputs.report)
+
+
+def not_reached(cases: Sequence[Case], reason: str) -> list[CaseReport]:
+    """What is to be said of cases that a run ended before."""
+    return [CaseReport(case.name, str(case.source), case.output_name, Status.NOT_REACHED, reason) for case in cases]
+
+
+def unfinished(reports: Sequence[CaseReport]) -> list[str]:
+    """A sentence on each case that failed or lacks an extra, and one on those that were not reached."""
+    sentences = [report.error for report in reports if report.status == Status.FAILED]
+    sentences += [sentence for report in reports for sentence in report.missing]
+    if waiting := [report for report in reports if report.status == Status.NOT_REACHED]:
+        done = len(reports) - len(waiting)
+        sentences.append(
+            f"{waiting[0].error} after {done} of {len(reports)} cases; run again with --skip-existing for the others."
+        )
+    return sentences
 
 
 def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
@@ -88,7 +108,7 @@ def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dic
 
 def summary(report: CaseReport) -> str:
     """One line on a finished case."""
-    if report.status == "skipped":
+    if report.status == Status.SKIPPED:
         return f"{report.output} is there already; skipped."
     kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in ("kidney", "tumour"))
     text = f"kidney {kidney:.0f} ml, tumour {tumour:.1f} ml, {sum(report.seconds.values()):.1f} s."

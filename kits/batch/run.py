@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.batch.overlay import write_overlay
+from kits.batch.outputs import LabelMap, Output
 from kits.batch.report import CaseReport, Outputs, summary, volumetry, write_report
 from kits.batch.watch import Stopped, Watch
 from kits.cascade.cascade import Cascade, Prediction
-from kits.errors import KitsError
+from kits.choices import Status
+from kits.errors import KitsError, printable, sentence
 from kits.io.cases import Case
-from kits.io.images import read_volume, write_image
+from kits.io.images import read_volume
 from kits.io.volume import Volume
 from kits.runtime.memory import check_memory, return_memory
 
@@ -73,7 +74,9 @@ def run(cases: Sequence[Case], cascade: Cascade, outputs: Outputs, watch: Watch 
             writing.result()
     if stopped:
         waiting = cases[len(reports) :]
-        reports += [CaseReport(one.name, str(one.source), one.output_name, "not reached", stopped) for one in waiting]
+        reports += [
+            CaseReport(one.name, str(one.source), one.output_name, Status.NOT_REACHED, stopped) for one in waiting
+        ]
         write_report(reports, outputs)
     return reports
 
@@ -98,7 +101,7 @@ def kept_apart(case: Case, report: CaseReport) -> Iterator[None]:
         log.debug("%s", case.name, exc_info=True)
     else:
         return
-    report.status = "failed"
+    report.status = Status.FAILED
     log.error("%s: failed. %s", case.name, report.error)
 
 
@@ -134,7 +137,7 @@ def segment_case(
 ) -> tuple[Volume, Prediction] | None:
     """A case's volume and what was found in it, None if it is to be skipped; notes in its report what is known."""
     if coming is None:
-        report.status = "skipped"
+        report.status = Status.SKIPPED
         return None
     volume, read_seconds = coming.result()
     report.size, report.spacing_mm = volume.home.size_xyz, volume.home.spacing_xyz
@@ -145,27 +148,28 @@ def segment_case(
             if done < 1:  # what is finished is worth writing
                 watch.check()
 
-        result = cascade.predict(volume, outputs.probabilities, progress)
+        result = cascade.predict(volume, any(extra.probabilities for extra in outputs.extras), progress)
     result.seconds = {"read": read_seconds} | result.seconds
     return volume, result
 
 
 def write_case(case: Case, volume: Volume, result: Prediction, outputs: Outputs, report: CaseReport) -> None:
-    """Write what is asked for and fill in the case's report."""
+    """Write what is asked for and fill in the case's report; the label map last."""
     with result.timed("write"):
-        write_results(case, volume, result, outputs)
+        for extra in outputs.extras:
+            write_extra(extra, case, volume, result, report)
+        LabelMap("", outputs.folder).write(case, volume, result)
     report.warnings = result.warnings
     report.seconds = {name: round(seconds, 3) for name, seconds in result.seconds.items()}
     report.right, report.left = volumetry(volume, result.labels)
-    report.status = "done"
+    report.status = Status.DONE
 
 
-def write_results(case: Case, volume: Volume, result: Prediction, outputs: Outputs) -> None:
-    """Write the label map last: where it is, all that belongs to the case is."""
-    if outputs.overlays:
-        write_overlay(outputs.overlays / f"{case.stem}.png", volume.hu, volume.spacing, result.labels)
-    if result.probabilities is not None:
-        for name, percent in zip(("kidney", "tumour"), result.probabilities, strict=True):
-            path = outputs.folder / "probabilities" / f"{case.stem}_{name}_percent.nii.gz"
-            write_image(volume.to_home(percent), path)
-    write_image(volume.to_home(result.labels), outputs.folder / case.output_name)
+def write_extra(extra: Output, case: Case, volume: Volume, result: Prediction, report: CaseReport) -> None:
+    """Write something that is not the result itself: whatever goes wrong is told, and costs no more."""
+    try:
+        extra.write(case, volume, result)
+    except Exception as error:
+        log.debug("%s", case.name, exc_info=True)
+        report.missing.append(f"{case.name}: no {extra.name}: {sentence(error)}")
+        log.warning("%s", printable(report.missing[-1]))

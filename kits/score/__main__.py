@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from kits.errors import KitsError
+from kits.errors import KitsError, exit_status
 from kits.io.atomic import write_text
 from kits.score.metrics import CONVENTIONS, score_folders
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m kits.score") -> int:
     """Command line; returns 0, 1 if a case could not be scored, or 2 if there was nothing to score."""
-    parser = argparse.ArgumentParser(prog="python -m kits.score", description="Score label maps as KiTS does.")
+    parser = argparse.ArgumentParser(prog=prog, description="Score label maps as KiTS does.")
     parser.add_argument("predictions", type=Path, help="folder of label maps, or one file")
     parser.add_argument("references", type=Path, help="folder of reference label maps, or one file")
     parser.add_argument("--convention", choices=CONVENTIONS, default="kits19")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there too")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of what goes wrong")
     arguments = parser.parse_args(argv)
-    try:
-        scores = score_folders(arguments.predictions, arguments.references, arguments.convention)
-    except KitsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_status(prog, lambda: score(arguments), arguments.verbose)
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Print the scores, and what could not be scored.
+
+    Raises:
+        KitsError: there is nothing to score.
+    """
+    scores = score_folders(arguments.predictions, arguments.references, arguments.convention)
     if scores.cases:
         print(scores.table())
     for case in scores.missing:

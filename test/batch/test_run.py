@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from kits.batch import run as module
+from kits.batch.outputs import LabelMap, Overlay, Probabilities
 from kits.batch.report import Outputs, summary
 from kits.batch.run import run
 from kits.cascade.cascade import Prediction
@@ -108,7 +108,7 @@ def test_every_case_gets_a_label_map_on_its_own_grid_and_a_report(scans, out, ct
 @pytest.mark.parametrize("bad", ["a", "b", "c"])
 def test_a_case_that_cannot_be_read_costs_no_other_its_result(scans, out, bad):
     truncate(scans / f"{bad}.nii.gz")
-    reports = run(find_cases(scans), Thresholds(), Outputs(out, probabilities=True))
+    reports = run(find_cases(scans), Thresholds(), Outputs(out, (Probabilities("", out),)))
     assert {report.name: report.status for report in reports} == {
         name: "failed" if name == bad else "done" for name in "abc"
     }
@@ -144,12 +144,13 @@ def test_a_result_that_cannot_be_written_fails_its_case_only(scans, out):
     assert names_in(out) == ["a.nii.gz", "c.nii.gz"]
 
 
-def test_a_picture_that_cannot_be_written_leaves_no_label_map_that_looks_like_all_is_there(scans, out):
+def test_a_picture_that_cannot_be_written_costs_no_label_map(scans, out):
     (out / "pictures" / "a.png").mkdir(parents=True)
-    (report,) = run(find_cases(scans / "a.nii.gz"), Thresholds(), Outputs(out, overlays=out / "pictures"))
-    assert report.status == "failed"
-    assert str(out / "pictures" / "a.png") in report.error
-    assert names_in(out) == []
+    (report,) = run(find_cases(scans / "a.nii.gz"), Thresholds(), Outputs(out, (Overlay(str(out / "pictures"), out),)))
+    assert (report.status, report.error) == ("done", "")
+    (told,) = report.missing
+    assert told.startswith(f"a: no overlay: {out / 'pictures' / 'a.png'}: cannot be written")
+    assert names_in(out) == ["a.nii.gz"]
 
 
 def test_cases_whose_label_map_is_there_are_left_alone_when_asked(scans, out):
@@ -172,7 +173,7 @@ def test_label_maps_that_are_there_are_replaced_otherwise(scans, out):
 
 
 def test_probabilities_are_percent_maps_on_the_scan_s_grid(scans, out, ct):
-    run(find_cases(scans / "a.nii.gz"), Thresholds(), Outputs(out, probabilities=True))
+    run(find_cases(scans / "a.nii.gz"), Thresholds(), Outputs(out, (Probabilities("", out),)))
     given = sitk.ReadImage(str(scans / "a.nii.gz"))
     for name, expected in (("kidney", ct > 110), ("tumour", ct > 240)):
         image = sitk.ReadImage(str(out / "probabilities" / f"a_{name}_percent.nii.gz"))
@@ -207,26 +208,27 @@ def test_the_report_is_true_whenever_the_run_is_looked_at(scans, out):
 
 def test_the_last_case_is_written_while_the_next_is_segmented(scans, out, monkeypatch):
     second_begun = threading.Event()
-    write = module.write_results
+    write = LabelMap.write
 
-    def write_once_the_next_is_begun(case, *rest):
+    def write_once_the_next_is_begun(self, case, *rest):
         assert case.name != "a" or second_begun.wait(30)
-        write(case, *rest)
+        return write(self, case, *rest)
 
-    monkeypatch.setattr(module, "write_results", write_once_the_next_is_begun)
+    monkeypatch.setattr(LabelMap, "write", write_once_the_next_is_begun)
     reports = run(find_cases(scans), Thresholds(watch=lambda name: name == "b" and second_begun.set()), Outputs(out))
     assert [report.status for report in reports] == ["done"] * 3
 
 
 def test_no_more_than_one_case_waits_to_be_written(scans, out, monkeypatch):
     written, at_start = [], {}
-    write = module.write_results
+    write = LabelMap.write
 
-    def note(case, *rest):
-        write(case, *rest)
+    def note(self, case, *rest):
+        paths = write(self, case, *rest)
         written.append(case.name)
+        return paths
 
-    monkeypatch.setattr(module, "write_results", note)
+    monkeypatch.setattr(LabelMap, "write", note)
     run(find_cases(scans), Thresholds(watch=lambda name: at_start.update({name: list(written)})), Outputs(out))
     assert "a" in at_start["c"]
 
@@ -332,7 +334,7 @@ def test_outputs_go_where_the_scan_s_name_says(tmp_path, out, ct):
     folder = tmp_path / "kits" / "case_00042"
     folder.mkdir(parents=True)
     sitk.WriteImage(image_of(ct), str(folder / "imaging.nii.gz"))
-    outputs = Outputs(out, probabilities=True, overlays=out / "pictures")
+    outputs = Outputs(out, (Overlay(str(out / "pictures"), out), Probabilities("", out)))
     (report,) = run(find_cases(tmp_path / "kits"), Thresholds(), outputs)
     assert report.name == "case_00042"
     assert names_in(out) == [

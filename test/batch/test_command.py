@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import process
+from kits.batch import command, options
+from kits.batch.options import Options
 from kits.io.volume import Grid
 from test.helpers.threshold import threshold_cascade
 
+ROOT = Path(__file__).parent.parent.parent
 SHAPE, SPACING = (2, 64, 64), (3.0, 0.8, 0.8)
 
 
@@ -51,7 +53,7 @@ def loaded(monkeypatch):
         asked.append((weights, device, mode, engine, precision))
         return threshold_cascade(mode)
 
-    monkeypatch.setattr(process.Cascade, "load", load)
+    monkeypatch.setattr("kits.cascade.cascade.Cascade.load", load)
     return asked
 
 
@@ -62,7 +64,7 @@ def call(capsys):
     def run(*arguments):
         capsys.readouterr()
         try:
-            status = process.main([str(argument) for argument in arguments])
+            status = command.main([str(argument) for argument in arguments], "process.py")
         except SystemExit as end:
             status = end.code
         said = capsys.readouterr()
@@ -119,7 +121,7 @@ def spoilt(scans, ct):
 
 
 def test_bad_inputs_are_named_one_by_one_and_the_good_one_is_done(spoilt, out, ct, threshold_weights, tmp_path):
-    script = Path(process.__file__)
+    script = ROOT / "process.py"
     arguments = ["--input", spoilt, "--output", out, "--weights", threshold_weights, "--device", "cpu"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KITS_")}
     done = subprocess.run(
@@ -256,17 +258,16 @@ def test_an_empty_variable_or_a_no_is_as_good_as_none(monkeypatch):
         monkeypatch.setenv(f"KITS_{name}", "")
     for name, value in (("SKIP_EXISTING", "0"), ("SAVE_PROBABILITIES", "False")):
         monkeypatch.setenv(f"KITS_{name}", value)
-    options = process.parser().parse_args([])
-    assert (options.input, options.output, options.mode, options.device) == (
+    found = Options.parse([], "kits segment")
+    assert (found.input, found.output, found.mode, found.device) == (
         Path("/input"),
         Path("/output"),
         "native",
         "auto",
     )
-    assert options.weights == Path(process.__file__).parent / "weights"
-    assert (options.overlays, options.report) == (None, None)
-    assert not options.skip_existing
-    assert not options.save_probabilities
+    assert found.weights == ROOT / "weights"
+    assert (found.extras, found.report) == ((), None)
+    assert not found.skip_existing
 
 
 @pytest.mark.parametrize("kind", ["an empty folder", "no folder", "a folder of other files", "another file"])
@@ -364,7 +365,7 @@ def test_an_unknown_option_is_refused(call):
 
 def test_the_help_names_every_option_with_its_variable(capsys):
     with pytest.raises(SystemExit) as end:
-        process.main(["--help"])
+        command.main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     names = [
@@ -417,8 +418,8 @@ def test_a_time_limit_that_is_none_is_refused(scans, out, call, limit):
 
 
 def test_mounted_weights_go_before_those_that_come_with_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "MOUNTED_WEIGHTS", tmp_path)
-    assert process.parser().parse_args([]).weights == process.HERE / "weights"
+    monkeypatch.setattr(options, "MOUNTED_WEIGHTS", tmp_path)
+    assert Options.parse([], "kits segment").weights == ROOT / "weights"
     (tmp_path / "res-unet1.safetensors").touch()
-    assert process.parser().parse_args([]).weights == tmp_path
-    assert process.parser().parse_args(["--weights", "mine"]).weights == Path("mine")
+    assert Options.parse([], "kits segment").weights == tmp_path
+    assert Options.parse(["--weights", "mine"], "kits segment").weights == Path("mine")

@@ -1,0 +1,155 @@
+"""The options of ``kits segment``: each from the command line, else from its environment variable, else a default."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kits.batch.outputs import EXTRAS, Output
+from kits.choices import Mode, Precision, Runner
+from kits.errors import switched_on
+from kits.io.forms import SOCKET
+
+PACKAGE = Path(__file__).parent.parent
+SHIPPED_WEIGHTS = next(
+    (at for at in (PACKAGE / "weights", PACKAGE.parent / "weights") if at.is_dir()), PACKAGE / "weights"
+)
+"""Inside the package where it is installed, beside it in a checkout."""
+MOUNTED_WEIGHTS = Path("/opt/ml/model")
+"""Where grand-challenge.org mounts weights that were uploaded apart from the container."""
+
+DESCRIPTION = """Finds kidneys and kidney tumours in CT volumes: a folder of volumes in, one label map a case out.
+
+Label maps are uint8 (0 background, 1 kidney, 2 tumour) on each scan's own grid. Exit status: 0 all cases done, 1 some
+failed or were not reached (the others are written), 2 nothing to do or a wrong call. Each option can come from the
+environment instead: --save-probabilities from KITS_SAVE_PROBABILITIES=1, and so on.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is told.
+
+    Args:
+        input: a volume, or a folder in one of the forms of ``kits.io.forms``.
+        output: folder for label maps.
+        weights: folder with the weight files.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        mode, engine, precision: how the cascade runs.
+        report: JSON manifest to write.
+        zip: submission for KiTS19's leaderboard to pack; ``zip_incomplete``: though cases are missing.
+        output_socket: the output's name, where the input's form has one.
+        time_limit: seconds from the start of the process.
+        skip_existing: leave alone what is done.
+        verbose: show tracebacks.
+        extras: what else is written of each case.
+    """
+
+    input: Path
+    output: Path
+    weights: Path
+    device: str
+    mode: Mode
+    engine: Runner
+    precision: Precision
+    report: Path | None
+    zip: Path | None
+    output_socket: str
+    time_limit: float
+    skip_existing: bool
+    zip_incomplete: bool
+    verbose: bool
+    extras: tuple[Output, ...]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str] | None, prog: str) -> Options:
+        """Read the command line; a wrong one ends the process with status 2 and a sentence, as argparse does."""
+        found = vars(parser(prog).parse_args(arguments))
+        values = [(kind, found.pop(destination(kind.option))) for kind in EXTRAS]
+        extras = tuple(kind(str(value), found["output"]) for kind, value in values if value)
+        return cls(**found, extras=extras)
+
+
+def destination(option: str) -> str:
+    """An option's name in Python."""
+    return option.strip("-").replace("-", "_")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose options have their defaults in the environment."""
+
+    def option(self, name: str, default: str | None, help: str, **settings: object) -> None:
+        """An option with a value; a variable that is set but empty counts as not set."""
+        variable = f"KITS_{destination(name).upper()}"
+        value = os.environ.get(variable) or default
+        self.add_argument(name, default=value, help=f"{help} [{variable}]", **settings)  # type: ignore[arg-type]
+
+    def choice(self, name: str, default: str, help: str, choices: Sequence[str], kind: type = str) -> None:
+        """An option with few values; argparse's own choices let a wrong default, here the environment's, pass."""
+
+        def check(value: str) -> object:
+            if value not in choices:
+                raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(choices)}")
+            return kind(value)
+
+        self.option(name, default, help, type=check, metavar=f"{{{','.join(choices)}}}")
+
+    def switch(self, name: str, help: str) -> None:
+        """An option without a value."""
+        variable = f"KITS_{destination(name).upper()}"
+        self.add_argument(name, action="store_true", default=switched_on(variable), help=f"{help} [{variable}=1]")
+
+    def extra(self, kind: type[Output]) -> None:
+        """The option that asks for an output."""
+        if not kind.metavar:
+            self.switch(kind.option, kind.help)
+        elif kind.choices:
+            self.choice(kind.option, "", kind.help, kind.choices)
+        else:
+            self.option(kind.option, None, kind.help, metavar=kind.metavar)
+
+
+def parser(prog: str) -> Parser:
+    """The options, each with its default from the environment where that names it."""
+    result = Parser(prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option, choice, switch = result.option, result.choice, result.switch
+    option("--input", "/input", "volume, or folder of volumes, KiTS cases or DICOM series", type=Path, metavar="PATH")
+    option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
+    option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
+    choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
+    choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch",
+           words(Runner), Runner)  # fmt: skip
+    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, fp32 on a CPU, bf16 in stage 1 where faster",
+           words(Precision), Precision)  # fmt: skip
+    choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
+           words(Mode), Mode)  # fmt: skip
+    for kind in EXTRAS:
+        result.extra(kind)
+    option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
+    option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")
+    option("--output-socket", SOCKET, "name of the output, where the form of the input has one", metavar="NAME")
+    option("--time-limit", "inf", "end in time: what is finished by then is written", type=seconds, metavar="SECONDS")
+    switch("--skip-existing", "resume: leave alone the cases that are done")
+    switch("--zip-incomplete", "write the --zip even if some case failed or was not reached")
+    switch("--verbose", "show the traceback of what goes wrong")
+    return result
+
+
+def words(choices: type[Mode | Runner | Precision]) -> list[str]:
+    """What an option of a few words takes."""
+    return [choice.value for choice in choices]
+
+
+def default_weights() -> Path:
+    """The weights that are mounted, as grand-challenge.org does it, else those that come with the code."""
+    return MOUNTED_WEIGHTS if any(MOUNTED_WEIGHTS.glob("*.safetensors")) else SHIPPED_WEIGHTS
+
+
+def seconds(text: str) -> float:
+    """A positive number, for argparse."""
+    if not (number := float(text)) > 0:
+        raise ValueError(text)
+    return number
