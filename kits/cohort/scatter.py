@@ -1,8 +1,8 @@
 """Tasks over the workers of a Ray cluster, one at a time each; what a worker's death costs is told and bounded.
 
-Ray starts no task twice by itself here: with its retries a scan that kills its process would be tried for ever. A worker that
-died is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times in all; a task whose machine was lost
-is not counted, for it is not to blame.
+Ray starts no task twice by itself here: with its retries a scan that kills its process would be tried for ever. A
+worker that died is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times in all; where
+its machine was lost, that does not count, for the task is not to blame.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def scatter(
     )
 
     deaths = (ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
-    remote = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)(worker)
+    remote: Any = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)(worker)
     pool = _Pool(lambda: remote.remote(*arguments))
     waiting, tries = deque(range(len(tasks))), Counter[int]()
     try:

@@ -14,8 +14,8 @@ from kits.io.cases import Case
 class Shard:
     """The k-th of n shares, counted from 1.
 
-    A case's share follows from its output's name alone. So jobs that start at different times agree, even where scans were
-    added in between: no case is lost, none is done twice.
+    A case's share follows from its output's name alone. So jobs that start at different times agree, even where scans
+    were added in between: no case is lost, none is done twice.
     """
 
     number: int
