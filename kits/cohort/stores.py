@@ -1,7 +1,8 @@
 """Where cases lie and results go when that is no local folder: s3://, gs://, http:// and the like, by fsspec.
 
-A case is brought to a temporary folder, segmented there, and its results are sent, the manifest's entry last: what has its entry is
-whole. An object store shows an object once all of it is there; elsewhere a file is sent under another name and moved.
+A case is brought to a temporary folder, segmented there, and its results are sent, the manifest's entry last: what has
+its entry is whole. An object store shows an object once all of it is there; elsewhere a file is sent under another name
+and moved.
 """
 
 from __future__ import annotations

@@ -84,12 +84,10 @@ def test_a_run_that_is_told_to_end_does_so(cluster: Any, tmp_path: Path) -> None
 
 def test_a_lost_machine_costs_no_task(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=2, resources={"doomed": 1})
-    done = 0
     results = {}
     for number, result in scatter([f"task{n}" for n in range(10)], Slow, (str(tmp_path),), SHARE):
         results[number] = result
-        done += 1
-        if done == 2:
+        if len(results) == 2:
             cluster.remove_node(node, allow_graceful=False)
     assert [results[number] for number in range(10)] == [f"TASK{n}" for n in range(10)]
 
