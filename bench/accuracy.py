@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,13 +27,16 @@ from tqdm import tqdm
 from bench.common import table
 from kits.batch.overlay import write_overlay
 from kits.cascade.cascade import Cascade
+from kits.cascade.stage import PREPROCESSING
+from kits.choices import Mode
 from kits.errors import InputError
 from kits.io.atomic import write_text
 from kits.io.cases import Case
 from kits.io.images import read_volume, write_image
 from kits.io.volume import Volume
 from kits.networks import Network
-from kits.runtime.weights import MODES, Member, load_members
+from kits.runtime.runtime import Runtime
+from kits.runtime.weights import Member, load_members
 from train.cases import LabelledCase, find_labelled, labels_of
 from train.config import Data, Source, data_of, read_settings
 from train.evaluate import answers
@@ -93,16 +95,9 @@ class Remembering:
         return torch.stack([self.known[key] for key in keys])
 
 
-@contextmanager
-def remembering(cascade: Cascade) -> Iterator[None]:
-    """Let a cascade's networks remember what they computed, for as long as a case takes."""
-    stages = cascade.locators, cascade.segmenters
-    cascade.locators = [*map(Remembering, cascade.locators)]
-    cascade.segmenters = [*map(Remembering, cascade.segmenters)]
-    try:
-        yield
-    finally:
-        cascade.locators, cascade.segmenters = stages
+def remembering(cascade: Cascade) -> Cascade:
+    """The same cascade, its networks remembering what they computed: for one case, lest memory fill."""
+    return cascade.wrapped(lambda _: lambda part, run: run if part == PREPROCESSING else Remembering(run))
 
 
 def main() -> None:
@@ -114,14 +109,14 @@ def main() -> None:
     )
     parser.add_argument("--simulated", type=Path, nargs="+", metavar="KITS_DIR", default=[],
                         help="made by python -m train simulate")  # fmt: skip
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["native"])
+    parser.add_argument("--modes", nargs="+", choices=tuple(Mode), default=[Mode.NATIVE])
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
     data = data_of(read_settings(*arguments.config))
     rows: list[Row] = []
     for folder in arguments.weights:
         members = load_members(folder)
-        cascades = [Cascade(*members, mode=mode) for mode in arguments.modes]
+        cascades = [Cascade(*members, Runtime.of(mode=mode)) for mode in arguments.modes]
         known = unseen_by(data, [one for each in cascades for one in each.members])
         cases = list(cases_of(known, arguments.simulated, only_unseen=len(arguments.weights) > 1))
         rows += [row for case in tqdm(cases, desc=str(folder), disable=None)
@@ -190,19 +185,19 @@ def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Casca
     else:
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
-    for cascade in cascades:
-        with remembering(cascade):
-            for name, labels, _ in answers(volume, cascade, [member.name for member in cascade.members]):
-                predicted = labels[REPEATS // 2] if group == "slices" else labels
-                yield Row(
-                    f"{name}, {cascade.mode}", group, case.name, case.patient, unseen,
-                    overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
-                    bool(truth.any()), bool((truth > 1).any()),
-                    round(float((predicted > 1).sum() * volume.voxel_ml), 2),
-                )  # fmt: skip
-                if out and group != "slices" and name == ENSEMBLE:
-                    write_overlay(out / cascade.mode / f"{case.name}.png", volume.hu, volume.spacing, labels, truth)
-                    write_image(volume.to_home(labels), out / cascade.mode / f"{case.name}.nii.gz")
+    for cascade in map(remembering, cascades):
+        mode = str(cascade.plan.mode)
+        for name, labels, _ in answers(volume, cascade, [member.name for member in cascade.members]):
+            predicted = labels[REPEATS // 2] if group == "slices" else labels
+            yield Row(
+                f"{name}, {mode}", group, case.name, case.patient, unseen,
+                overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
+                bool(truth.any()), bool((truth > 1).any()),
+                round(float((predicted > 1).sum() * volume.voxel_ml), 2),
+            )  # fmt: skip
+            if out and group != "slices" and name == ENSEMBLE:
+                write_overlay(out / mode / f"{case.name}.png", volume.hu, volume.spacing, labels, truth)
+                write_image(volume.to_home(labels), out / mode / f"{case.name}.nii.gz")
 
 
 def overlap(predicted: np.ndarray, truth: np.ndarray) -> Overlap:

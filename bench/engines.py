@@ -17,36 +17,38 @@ import torch
 
 from bench.common import ROOT, machine, save, table
 from kits.cascade.cascade import Cascade
+from kits.choices import Mode
 from kits.io.cases import find_cases
 from kits.io.images import read_volume
 from kits.runtime.precision import knows_bf16
+from kits.runtime.runtime import Runtime
 from kits.score.metrics import dice
 
 AGREEMENT, DICE = 0.9995, 0.999
 
 
-def engines() -> Iterator[tuple[str, str, str]]:
-    """Device, engine and precision of all that this machine has, the reference first; ``auto`` is what it chooses."""
+def runtimes(mode: str) -> Iterator[Runtime]:
+    """All that this machine has, the reference first; the precision ``auto`` is what it chooses by itself."""
     names = ["torch", "openvino"] if importlib.util.find_spec("openvino") else ["torch"]
     for precision in ["fp32", "auto", "bf16"] if knows_bf16() else ["fp32"]:
         for name in names:
-            yield "cpu", name, precision
+            yield Runtime.of("cpu", mode, name, precision)
     if torch.cuda.is_available():
-        yield "cuda", "torch", "fp16"
+        yield Runtime.of("cuda", mode, "torch", "fp16")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description=__doc__.split("\n")[0])
     parser.add_argument("scans", type=Path, nargs="+", help="CT volumes")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
-    parser.add_argument("--mode", default="native")
+    parser.add_argument("--mode", choices=tuple(Mode), default="native")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
     volumes = [read_volume(case) for scan in arguments.scans for case in find_cases(scan)]
     reference: list[np.ndarray] = []
     rows, figures = [], []
-    for device, name, precision in engines():
-        cascade = Cascade.load(arguments.weights, device, arguments.mode, name, precision)
+    for runtime in runtimes(arguments.mode):
+        cascade = Cascade.load(arguments.weights, runtime)
         results = [cascade.predict(volume) for volume in volumes]
         reference = reference or [result.labels for result in results]
         for volume, result, expected in zip(volumes, results, reference, strict=True):
@@ -58,7 +60,7 @@ def main() -> None:
             ]
             good = agreement > AGREEMENT and min(overlap) > DICE
             seconds = sum(result.seconds.values())
-            what = f"{name} on {device}, {precision}"
+            what = f"{runtime.runner} on {runtime.device}, {runtime.precision}"
             place = f"{volume.hu.shape[0]} x {volume.hu.shape[1]} x {volume.hu.shape[2]}"
             figures.append({"engine": what, "size": place, "agreement": agreement, "dice": overlap, "seconds": seconds})
             rows.append([what, place, f"{agreement:.4%}", *(f"{one:.5f}" for one in overlap)])

@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import kits.cascade.locate
-import kits.cascade.segment
 from bench.common import ROOT, machine, save, table, write_scan
-from kits.cascade.cascade import Cascade
+from kits.cascade.cascade import Cascade, Prediction
+from kits.cascade.stage import PREPROCESSING, Stage, Wrap
+from kits.choices import Mode, Runner
 from kits.geometry import WINDOW_PX
 from kits.io.cases import Case
 from kits.io.images import read_volume, write_image
-from kits.networks import ARCHITECTURES, Network
+from kits.io.volume import Volume
+from kits.networks import ARCHITECTURES
 from kits.runtime.engine import Engine
+from kits.runtime.runtime import Runtime
 from kits.runtime.stacks import OFFSETS
-from kits.runtime.weights import MODES
 
 
 class Clock:
@@ -51,7 +52,7 @@ class Clock:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def around(self, name: str, function: Callable[..., Any], slice_operations: int = 0) -> Callable[..., Any]:
+    def wrap(self, name: str, function: Callable[..., Any], slice_operations: int = 0) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
             started = self.now()
             result = function(*arguments)
@@ -96,117 +97,140 @@ def operations(architecture: str) -> int:
     return counter.get_total_flops()
 
 
+def timed(cascade: Cascade, clock: Clock) -> Cascade:
+    """The same cascade; each stage's networks and preprocessing are timed under its name."""
+
+    def wrap_stage(stage: Stage) -> Wrap:
+        name = "locate" if stage is cascade.locator else "segment"
+        costs = {member.name: operations(member.info.architecture) for member in stage.members}
+
+        def wrap(part: str, run: Callable[..., Any]) -> Callable[..., Any]:
+            if part == PREPROCESSING:
+                return clock.wrap(f"{name}: preprocessing", run)
+            return clock.wrap(f"{name}: networks", run, costs[part])
+
+        return wrap
+
+    return cascade.wrapped(wrap_stage)
+
+
+def run_case(cascade: Cascade, clock: Clock, scan: Path) -> tuple[Volume, Prediction, dict[str, float]]:
+    """A case from file to file, the second time: its volume, what was found, and seconds of its parts.
+
+    Raises:
+        RuntimeError: the kidneys were not found, so that less was done than on a patient.
+    """
+    for _ in range(2):  # in the first, buffers are made and kernels chosen
+        clock.clear()
+        started = time.perf_counter()
+        volume = read_volume(Case("scan", scan, "scan.nii.gz"))
+        read = time.perf_counter() - started
+        result = cascade.predict(volume)
+        started = time.perf_counter()
+        write_image(volume.to_home(result.labels), scan.with_name("labels.nii.gz"))
+        write = time.perf_counter() - started
+    if len(result.regions) != 2:
+        raise RuntimeError(f"the kidneys of the simulated scan were not found: {result.regions}")
+    seconds = {"read": read} | clock.seconds | {"write": write, "postprocess": result.seconds["postprocess"]}
+    for stage in ("locate", "segment"):
+        inside = clock.seconds[f"{stage}: networks"] + clock.seconds[f"{stage}: preprocessing"]
+        seconds[f"{stage}: all else"] = result.seconds[stage] - inside
+    return volume, result, seconds
+
+
+def least(cascade: Cascade, clock: Clock, voxels: int, peaks: dict[str, float], speed: float) -> dict[str, float]:
+    """The seconds that each part of a case must take on this machine.
+
+    Args:
+        cascade, clock: which ran a case.
+        voxels: of the case.
+        peaks: operations a second by precision.
+        speed: bytes a second.
+    """
+    else_bytes = 4 * WINDOW_PX**2 * (2 * len(OFFSETS) + 9)
+    first, second = (peaks[stage.engine.precision_name] for stage in (cascade.locator, cascade.segmenter))
+    return {
+        "read": 6 * voxels / speed,  # file's values once, int16 twice
+        "locate: preprocessing": (2 * voxels + clock.bytes["locate: preprocessing"]) / speed,
+        "locate: networks": clock.operations["locate: networks"] / first,
+        "locate: all else": else_bytes * clock.slices["locate: networks"] / speed,
+        "segment: preprocessing": 1.5 * clock.bytes["segment: preprocessing"] / speed,
+        "segment: networks": clock.operations["segment: networks"] / second,
+        "segment: all else": else_bytes * clock.slices["segment: networks"] / speed,
+        "postprocess": 2 * voxels / speed,
+        "write": 2 * voxels / speed,
+    }
+
+
+def rows(seconds: dict[str, float], bounds: dict[str, float], slices: dict[str, int]) -> list[tuple[object, ...]]:
+    """The table's lines."""
+    whole = sum(seconds.values())
+    return [
+        (name, f"{seconds[name]:.3f}", f"{seconds[name] / whole:.0%}", slices.get(name, ""), f"{bound:.3f}",
+         f"{seconds[name] / bound:.1f}")
+        for name, bound in bounds.items()
+    ]  # fmt: skip
+
+
+def in_networks(clock: Clock, seconds: dict[str, float], peak: float) -> str:
+    """A paragraph on the networks' share of a case."""
+    whole, inside = sum(seconds.values()), seconds["locate: networks"] + seconds["segment: networks"]
+    looked = clock.slices["locate: networks"] + clock.slices["segment: networks"]
+    done = clock.operations["locate: networks"] + clock.operations["segment: networks"]
+    return (
+        f"Whole case {whole:.2f} s, inside the networks {inside:.2f} s: ratio {whole / inside:.2f}. Networks: "
+        f"{1000 * inside / looked:.1f} ms a slice, {done / inside / 1e9:.0f} GFLOP/s, {inside * peak / done:.2f} times "
+        "the least possible with all in the fastest of these precisions."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.split("\n")[0])
     parser.add_argument("--slices", type=int, default=108)
     parser.add_argument("--slice-mm", type=float, default=3.0)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--mode", choices=MODES, default="native")
+    parser.add_argument("--engine", default="auto", choices=tuple(Runner))
+    parser.add_argument("--mode", choices=tuple(Mode), default="native")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
 
     started = time.perf_counter()
-    cascade = Cascade.load(arguments.weights, arguments.device, arguments.mode, arguments.engine)
+    cascade = Cascade.load(arguments.weights, Runtime.of(arguments.device, arguments.mode, arguments.engine))
     load = time.perf_counter() - started
-    engines = {"locate": cascade.locate_engine, "segment": cascade.segment_engine}
-    different = {engine.precision_name: engine for engine in engines.values()}
-    peaks = {name: matrix_peak(engine) for name, engine in different.items()}
-    device = cascade.locate_engine.device
-    speed, clock = bandwidth(device), Clock(device)
-
-    architectures = [member.info.architecture for member in cascade.members]
-    costs = {name: operations(name) for name in architectures}
-
-    def timed(stage: str, networks: list[Network], names: list[str]) -> list[Network]:
-        return [
-            clock.around(f"{stage}: networks", network, costs[name])
-            for network, name in zip(networks, names, strict=True)
-        ]
-
-    locators = len(cascade.locators)
-    cascade.locators = timed("locate", cascade.locators, architectures[:locators])
-    cascade.segmenters = timed("segment", cascade.segmenters, architectures[locators:])
-    kits.cascade.locate.preprocess = clock.around("locate: preprocessing", kits.cascade.locate.preprocess)
-    kits.cascade.segment.preprocess = clock.around("segment: preprocessing", kits.cascade.segment.preprocess)
+    engines = {stage.engine.precision_name: stage.engine for stage in (cascade.locator, cascade.segmenter)}
+    peaks = {name: matrix_peak(engine) for name, engine in engines.items()}
+    engine = cascade.locator.engine
+    speed, clock = bandwidth(engine.device), Clock(engine.device)
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
         write_scan(scan, arguments.slices, arguments.slice_mm, arguments.rows)
-        for _ in range(2):  # in the first, buffers are made and kernels chosen
-            clock.clear()
-            started = time.perf_counter()
-            volume = read_volume(Case("scan", scan, "scan.nii.gz"))
-            read = time.perf_counter() - started
-            result = cascade.predict(volume)
-            started = time.perf_counter()
-            write_image(volume.to_home(result.labels), Path(folder) / "labels.nii.gz")
-            write = time.perf_counter() - started
-    if len(result.regions) != 2:
-        raise RuntimeError(f"the kidneys of the simulated scan were not found: {result.regions}")
+        volume, _, seconds = run_case(timed(cascade, clock), clock, scan)
+    bounds = least(cascade, clock, volume.hu.size, peaks, speed)
 
-    voxels, window = volume.hu.size, WINDOW_PX**2
-    seconds = {"read": read} | clock.seconds | {"write": write, "postprocess": result.seconds["postprocess"]}
-    for stage in ("locate", "segment"):
-        inside = clock.seconds[f"{stage}: networks"] + clock.seconds[f"{stage}: preprocessing"]
-        seconds[f"{stage}: all else"] = result.seconds[stage] - inside
-    slices = clock.slices
-    bounds = {
-        "read": 6 * voxels / speed,  # file's values once, int16 twice
-        "locate: preprocessing": (2 * voxels + clock.bytes["locate: preprocessing"]) / speed,
-        "locate: networks": clock.operations["locate: networks"] / peaks[engines["locate"].precision_name],
-        "locate: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["locate: networks"] / speed,
-        "segment: preprocessing": 1.5 * clock.bytes["segment: preprocessing"] / speed,
-        "segment: networks": clock.operations["segment: networks"] / peaks[engines["segment"].precision_name],
-        "segment: all else": 4 * window * (2 * len(OFFSETS) + 9) * slices["segment: networks"] / speed,
-        "postprocess": 2 * voxels / speed,
-        "write": 2 * voxels / speed,
-    }
-    whole, inside = sum(seconds.values()), seconds["locate: networks"] + seconds["segment: networks"]
-    looked = slices["locate: networks"] + slices["segment: networks"]
-    done = clock.operations["locate: networks"] + clock.operations["segment: networks"]
-    each = ", ".join(f"{name} {cost / 1e9:.1f}" for name, cost in costs.items())
-    precision = " and ".join(peaks)
+    each = ", ".join(f"{one.name} {operations(one.info.architecture) / 1e9:.1f}" for one in cascade.members)
     peak_text = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {name}" for name, peak in peaks.items())
-    where = machine(arguments.device)
-    how = f"{cascade.locate_engine.engine}, {precision}"
-    size = " x ".join(map(str, volume.hu.shape))
+    where, how = machine(arguments.device), f"{engine.engine}, {' and '.join(peaks)}"
     text = (
         f"# Where the time goes\n\n{where}; {how}; mode {arguments.mode}; simulated scan of "
-        f"{size} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
+        f"{' x '.join(map(str, volume.hu.shape))} voxels of {arguments.slice_mm:g} x 0.78 x 0.78 mm\n\n"
         f"Fastest matrix product {peak_text}; copy {speed / 1e9:.1f} GB/s; all measured here. GFLOP a slice: "
         f"{each}.\n\n"
+        + table(["", "seconds", "share", "slices", "least possible", "times that"], rows(seconds, bounds, clock.slices))
+        + f"\nLoading and compiling the networks, once a run: {load:.1f} s. "
+        + in_networks(clock, seconds, max(peaks.values()))
+        + "\n"
     )
-    text += table(
-        ["", "seconds", "share", "slices", "least possible", "times that"],
-        [
-            (
-                name,
-                f"{seconds[name]:.3f}",
-                f"{seconds[name] / whole:.0%}",
-                slices.get(name, ""),
-                f"{bound:.3f}",
-                f"{seconds[name] / bound:.1f}",
-            )
-            for name, bound in bounds.items()
-        ],
-    )
-    text += (
-        f"\nLoading and compiling the networks, once a run: {load:.1f} s. Whole case {whole:.2f} s, inside the "
-        f"networks {inside:.2f} s: ratio {whole / inside:.2f}. Networks: {1000 * inside / looked:.1f} ms a slice, "
-        f"{done / inside / 1e9:.0f} GFLOP/s, {inside * max(peaks.values()) / done:.2f} times the least possible "
-        "with all in the fastest of these precisions.\n"
-    )
-    figures = {
+    figures: dict[str, object] = {
         "machine": where,
-        "engine": cascade.locate_engine.engine,
-        "precision": precision,
+        "engine": engine.engine,
+        "precision": " and ".join(peaks),
         "peak_flops": peaks,
-        "bandwidth": speed,
     }
+    figures |= {"bandwidth": speed, "load": load, "seconds": seconds, "bounds": bounds, "slices": clock.slices}
     name = "stages" if arguments.mode == "native" else f"stages-{arguments.mode}"
-    save(name, arguments.out, text, figures | {"load": load, "seconds": seconds, "bounds": bounds, "slices": slices})
+    save(name, arguments.out, text, figures)
     draw(seconds, bounds, arguments.out / f"{name}.png", f"{where}; {how}")
 
 

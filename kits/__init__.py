@@ -14,13 +14,28 @@ if TYPE_CHECKING:
     from kits.cascade.cascade import Cascade, Prediction
     from kits.errors import InputError, KitsError, OutputError, WeightsError
     from kits.io.volume import Volume
+    from kits.plan import Plan
+    from kits.runtime.runtime import Runtime
 
 __version__ = "0.2.0"
-__all__ = ["Cascade", "InputError", "KitsError", "OutputError", "Prediction", "Volume", "WeightsError", "__version__"]
+__all__ = [
+    "Cascade",
+    "InputError",
+    "KitsError",
+    "OutputError",
+    "Plan",
+    "Prediction",
+    "Runtime",
+    "Volume",
+    "WeightsError",
+    "__version__",
+]
 
 _HOMES = {
     "Cascade": "kits.cascade.cascade",
     "Prediction": "kits.cascade.cascade",
+    "Plan": "kits.plan",
+    "Runtime": "kits.runtime.runtime",
     "Volume": "kits.io.volume",
 } | dict.fromkeys(("InputError", "KitsError", "OutputError", "WeightsError"), "kits.errors")
 

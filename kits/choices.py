@@ -2,6 +2,9 @@
 
 from enum import Enum
 
+KIDNEY, TUMOUR = 1, 2
+"""What label maps call them; 0 is background."""
+
 
 class Choice(str, Enum):
     """A word out of a few."""

@@ -6,6 +6,7 @@ or was not reached, 2 there was nothing to do or the call was wrong.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -14,13 +15,33 @@ from collections.abc import Callable
 VERBOSE = "KITS_VERBOSE"
 """The variable of --verbose."""
 
-REPORT_A_BUG = "please report it with what --verbose shows and with what `kits --version` says"
+REPORT_A_BUG = "please report it with what --verbose shows and what `kits --version` says"
+
+
+OUT_OF_MEMORY = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "failed to allocate memory",
+    "memory allocation failed",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+)
 
 
 class KitsError(Exception):
-    """Something that a person can put right; ``str(error)`` says what and how."""
+    """Something that a person can put right; ``str(error)`` says what and how, in one line of printable characters.
+
+    Attributes:
+        status: with which a command ends that it ends.
+    """
 
     status = 2
+
+    def __str__(self) -> str:
+        """The sentence, with what no screen shows (line breaks in a file's name, bytes of no encoding) escaped."""
+        return printable(super().__str__())
 
 
 class InputError(KitsError):
@@ -51,7 +72,7 @@ def exit_status(command: str, work: Callable[[], int], verbose: bool = False) ->
     except (Exception, KeyboardInterrupt) as error:
         if verbose or switched_on(VERBOSE):
             traceback.print_exc()
-        print(f"{command}: {printable(sentence(error))}", file=sys.stderr)
+        print(f"{command}: {sentence(error)}", file=sys.stderr)
         return error.status if isinstance(error, KitsError) else 1
 
 
@@ -62,30 +83,43 @@ def switched_on(variable: str) -> bool:
 
 def sentence(error: BaseException) -> str:
     """What a person is told of an exception: what happened and what to do."""
-    if isinstance(error, KitsError):
-        return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "The run was told to end (SIGINT)."
     if out_of_memory(error):
-        return "Memory ran out; give more memory."
+        return "memory ran out; give more memory, or crop the scan to the abdomen."
+    if isinstance(error, KitsError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
-        return f"{place}{error.strerror}; check path, permissions and free space."
-    return f"Unexpected {type(error).__name__}: {error}; {REPORT_A_BUG}."
+        return printable(f"{place}{error.strerror}; check path, permissions and free space.")
+    return printable(f"unexpected {type(error).__name__}: {error}; this is a fault of the program: {REPORT_A_BUG}.")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in whatever words Python, torch, ITK or DALI say so."""
-    words = ("cannot allocate memory", "can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
-             "bad allocation", "failed to allocate memory", "memory allocation failed")  # fmt: skip
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    """Whether memory ran out, in whatever words Python, torch, ITK or the system's loader say so."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, MemoryError) or any(words in str(chain).lower() for words in OUT_OF_MEMORY):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of room."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        chain = chain.__cause__
+    return False
 
 
 def printable(text: str) -> str:
-    """A text on one line for a terminal: line breaks and control characters, as names of files may hold, escaped.
+    """A text with whatever is not printable escaped.
 
     Example:
-        >>> printable("two\\nlines")
-        'two\\\\nlines'
+        >>> print(printable("a name\\nof two lines"))
+        a name\\nof two lines
     """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
+from kits.choices import Role
 from kits.networks import ResNet, ResUNet
 from kits.normalisation import Normalisation
 from kits.runtime.weights import WeightsInfo, save_weights, write_checksums
@@ -21,8 +23,13 @@ MEMBERS = {"res-unet1": ("locate", ResUNet), "res-unet2": ("segment", ResUNet), 
 
 
 def pytest_configure() -> None:
-    """One thread: on a busy machine, two that wait for each other take ten times as long over small tensors."""
+    """One thread: on a busy machine, two that wait for each other take ten times as long over small tensors.
+
+    And Hypothesis times no example, for the same reason.
+    """
     torch.set_num_threads(1)
+    settings.register_profile("kits", deadline=None)
+    settings.load_profile("kits")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +82,7 @@ def threshold_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def info_of(role: str, architecture: type[nn.Module]) -> WeightsInfo:
     name = {ResUNet: "res-unet", ResNet: "res-net"}[architecture]
-    return WeightsInfo(role, name, NORM, "nothing: made by the tests", "Apache-2.0")
+    return WeightsInfo(Role(role), name, NORM, "nothing: made by the tests", "Apache-2.0")
 
 
 @torch.no_grad()

@@ -115,8 +115,7 @@ class Augmenter:
             for number, (site, lone, rng) in enumerate(zip(picked, lones, generators, strict=True)):
                 if scans[site.scan].groups[site.slice] in how.groups:
                     images[number] = vary_intensity(images[number], lone, rng)
-        images = (images.clamp_(*self.norm.window) - self.norm.mean) / self.norm.std
-        return images, labels_YXC[..., 0].long()
+        return self.norm.apply(images), labels_YXC[..., 0].long()
 
 
 def take(

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kits.cascade.components import KIDNEYS
-from kits.cascade.preprocess import preprocess, working_shape
+from kits.cascade.preprocess import Slices
 from kits.errors import InputError, KitsError
+from kits.geometry import Grids, Shape
 from kits.io.atomic import write_text
-from kits.normalisation import HU_WINDOW, Normalisation
+from kits.normalisation import Normalisation
+from kits.plan import HU_WINDOW, PAPER
 from train.cases import FAULTY, LabelledCase, find_labelled
 from train.config import Data
 
@@ -102,7 +103,7 @@ def kidney_boxes(labels: np.ndarray) -> tuple[tuple[tuple[int, ...], tuple[int, 
     """Bounding boxes, (low, high) in (z, y, x) with high exclusive, of the two largest merged components."""
     components = cc3d.dust(np.ascontiguousarray(labels > 0), threshold=SMALLEST_KIDNEY)
     statistics = cc3d.statistics(cc3d.connected_components(components))
-    order = np.argsort(statistics["voxel_counts"][1:])[::-1][:KIDNEYS] + 1
+    order = np.argsort(statistics["voxel_counts"][1:])[::-1][: PAPER.kidneys] + 1
     boxes = [statistics["bounding_boxes"][index] for index in order]
     return tuple((tuple(int(s.start) for s in box), tuple(int(s.stop) for s in box)) for box in boxes)
 
@@ -161,14 +162,14 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
         if entry["origin"] == [list(file) for file in origin]:
             return entry | {"source": source}
     hu, labels, spacing = case.read()
-    shape = working_shape(hu.shape, spacing, to_the_letter=True)  # fine pixels are variety here
-    z, y, x = (mm * n / m for mm, n, m in zip(spacing, hu.shape, shape, strict=True))
-    scan = scan_of(case.name, case.patient, *on_grid(hu, labels, shape), (z, y, x), source, case.made_of, origin)
+    slices, rows, columns = hu.shape
+    grids = Grids.from_shape((slices, rows, columns), spacing, PAPER)  # whose fine pixels are variety here
+    arrays = on_grid(hu, labels, grids.working.shape)
+    scan = scan_of(case.name, case.patient, *arrays, grids.working.spacing, source, case.made_of, origin)
     partial = cache / f".partial-{case.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    halved = (shape[0], -(-shape[1] // 2), -(-shape[2] // 2))
-    for suffix, arrays in (("", (scan.hu, scan.labels)), ("-half", on_grid(hu, labels, halved))):
+    for suffix, arrays in (("", (scan.hu, scan.labels)), ("-half", on_grid(hu, labels, grids.halved.shape))):
         for name, array in zip(("hu", "labels"), arrays, strict=True):
             np.save(partial / f"{name}{suffix}.npy", array)
     entry = {key: value for key, value in asdict(scan).items() if key not in ("hu", "labels")}
@@ -178,12 +179,12 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
     return json.loads(json.dumps(entry))
 
 
-def on_grid(hu: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def on_grid(hu: np.ndarray, labels: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """CT and labels resampled to ``shape``: int16 HU by inference's own graph, uint8 labels by nearest voxel."""
     resampled = torch.nn.functional.interpolate(
         torch.from_numpy(np.ascontiguousarray(labels))[None, None], size=shape, mode="nearest-exact"
     )[0, 0]
-    return preprocess(hu, shape, WIDE, CPU).round().to(torch.int16).numpy(), resampled.numpy()
+    return Slices(hu, shape, WIDE, CPU).slab().round().to(torch.int16).numpy(), resampled.numpy()
 
 
 def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None) -> tuple[list[str], list[str]]:

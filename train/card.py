@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kits.io.atomic import write_text
+from kits.networks import ARCHITECTURES
 from kits.runtime.weights import CHECKSUMS, Member, load_members
 from train.table import Table
 
 ROLES = {"locate": "stage 1: where the kidneys are", "segment": "stage 2: kidney and tumour, a member of the ensemble"}
-ARCHITECTURES = {"res-unet": "Res-UNet", "res-net": "Res-Net", "wide-unet": "Wide-UNet"}
 KITS19_LIMITS = (
     "KiTS19's patients come from one centre in the United States, before surgery for a kidney tumour (2010 to 2018). "
     "Kidneys without a tumour are seen beside others that have one, never in healthy people.",
@@ -124,7 +124,7 @@ def file_row(member: Member) -> str:
     low, high = info.norm.window
     cells = (
         f"`{member.name}.safetensors`",
-        ARCHITECTURES.get(info.architecture, info.architecture),
+        ARCHITECTURES[info.architecture].title,
         ROLES[info.role],
         f"{millions:.2f} M",
         f"{low:g} to {high:g}, {info.norm.mean:g}, {info.norm.std:g}",

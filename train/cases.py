@@ -15,11 +15,11 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from kits.cascade.preprocess import SLICE_MM
 from kits.errors import InputError
 from kits.io.cases import Case
 from kits.io.images import read_image, read_volume
 from kits.io.volume import Grid, Volume
+from kits.plan import SLICE_MM
 from train.config import Source
 
 FAULTY = tuple(f"kits-{number:05d}" for number in (15, 23, 37, 68, 125, 133))

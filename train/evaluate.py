@@ -23,24 +23,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch.nn import functional
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.cascade.cascade import TUMOUR, Cascade, most_probable
-from kits.cascade.clean import clean
-from kits.cascade.locate import halved_slices, locate
-from kits.cascade.segment import Slices, segment, to_native_slices
+from kits.cascade.cascade import Cascade
+from kits.choices import TUMOUR, Mode
 from kits.errors import InputError, KitsError
-from kits.geometry import CHUNK
 from kits.io.cases import Case, find_cases
 from kits.io.images import read_volume, write_image
 from kits.io.volume import Volume
-from kits.networks import Network
-from kits.normalisation import Normalisation
-from kits.runtime.engine import Engine
 from kits.runtime.memory import check_memory
-from kits.runtime.weights import MODES, Member, load_members
+from kits.runtime.runtime import Runtime
+from kits.runtime.weights import Member, load_members
 from kits.score.metrics import score_case
 from train.cases import labels_of
 from train.figure4 import write_figure4
@@ -82,7 +76,7 @@ def evaluate(folds: Sequence[Fold], data: Path, out: Path, mode: str = "native")
     table.write(out)  # what cannot be written is better known before the work than after
     with logging_redirect_tqdm(), tqdm(total=len(names), unit="case", disable=None) as bar:
         for index, (fold, (locators, segmenters)) in enumerate(zip(folds, members, strict=True)):
-            cascade = Cascade(locators, segmenters, mode=mode)
+            cascade = Cascade(locators, segmenters, Runtime.of(mode=mode))
             for name in fold.cases:
                 bar.set_postfix_str(name)
                 attempt(found[name], index, cascade, row_names(cascade.members), table, out)
@@ -136,51 +130,19 @@ def answers(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterator[
     Yields:
         (row of the table, uint8 (z, y, x) label map, seconds that it took).
     """
-    to_the_letter = cascade.mode == "paper"
-    for name, network in zip(names, cascade.locators, strict=False):
+    locators, segmenters = cascade.locator.members, cascade.segmenter.members
+    for name, member in zip(names, locators, strict=False):
         started = time.perf_counter()
-        labels = stage1_labels(volume, network, cascade.locate_norm, cascade.locate_engine, to_the_letter)
-        yield name, clean(labels, volume, to_the_letter), time.perf_counter() - started
+        labels = cascade.label(volume, cascade.segment_coarsely(volume, [member]))
+        yield name, labels, time.perf_counter() - started
     started = time.perf_counter()
-    engine = cascade.segment_engine
-    regions = locate(volume, cascade.locators, cascade.locate_norm, cascade.locate_engine, to_the_letter)
+    regions = cascade.locate(volume)
     locating = time.perf_counter() - started
-    rows = [(name, [network]) for name, network in zip(names[len(cascade.locators) :], cascade.segmenters, strict=True)]
-    for name, networks in [*rows, (ENSEMBLE, cascade.segmenters)]:
+    rows = [(name, [member]) for name, member in zip(names[len(locators) :], segmenters, strict=True)]
+    for name, members in [*rows, (ENSEMBLE, None)]:
         started = time.perf_counter()
-        labels = np.zeros(volume.hu.shape, np.uint8)
-        for box, chunk in segment(volume, regions, networks, cascade.segment_norm, engine, to_the_letter):
-            labels[box] = most_probable(chunk).cpu().numpy()
-        yield name, clean(labels, volume, to_the_letter), locating + time.perf_counter() - started
-
-
-def stage1_labels(
-    volume: Volume, network: Network, norm: Normalisation, engine: Engine, to_the_letter: bool = False
-) -> np.ndarray:
-    """Stage 1's own three classes: probabilities of halved 3 mm slices, interpolated to the native grid.
-
-    Args:
-        volume: the CT.
-        network: Res-UNet1, from the engine's ``place``.
-        norm: how its input is standardised.
-        engine: where it runs.
-        to_the_letter: see ``working_shape``.
-
-    Returns:
-        uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
-    """
-    slices_ZYX, halved, windows = halved_slices(volume, norm, engine, to_the_letter)
-
-    def chunks() -> Iterator[Slices]:
-        for first in range(0, halved[0], CHUNK):
-            centres = range(first, min(first + CHUNK, halved[0]))
-            yield first, engine.predict([network], slices_ZYX, centres, windows)[..., : halved[1], : halved[2]]
-
-    labels = np.empty(volume.hu.shape, np.uint8)
-    for first, found in to_native_slices(chunks(), halved[0], len(labels)):
-        native_ZCYX = functional.interpolate(found, size=labels.shape[1:], mode="bilinear")
-        labels[first : first + len(found)] = most_probable(native_ZCYX).cpu().numpy()
-    return labels
+        labels = cascade.label(volume, cascade.segment(volume, regions, members))
+        yield name, labels, locating + time.perf_counter() - started
 
 
 def score(
@@ -207,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cases that the networks never saw, case_00003 and so on; once a weights folder, in its order "
         "(default, for one folder: every case that has a reference)",
     )
-    parser.add_argument("--mode", choices=MODES, default="native")
+    parser.add_argument("--mode", choices=tuple(Mode), default="native")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from kits.choices import Mode, Role
 from kits.errors import KitsError
 from kits.io.atomic import aside, write_text
 from kits.networks import ARCHITECTURES
@@ -98,8 +99,9 @@ class Trainer:
         if before:  # what it learned from is not unlearned; where it does not say, nobody knows
             said = before.info.held_out
             held_out = None if said is None else tuple(patient for patient in data.valid if patient in said)
+        modes = tuple(Mode(mode) for mode in config.modes)
         self.info = WeightsInfo(
-            config.role, config.architecture, norm, data.trained_on, data.licence, config.modes, held_out
+            Role(config.role), config.architecture, norm, data.trained_on, data.licence, modes, held_out
         )
         network = before.network.requires_grad_() if before else initialised(config)
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from kits.cascade.cascade import most_probable
-from kits.cascade.components import KIDNEYS, components, smallest_component
-from kits.cascade.locate import pad_to_window
-from kits.geometry import cover, spans
+from kits.cascade.components import components
+from kits.cascade.preprocess import pad_to_window
+from kits.geometry import Grids, cover, spans
 from kits.networks import Network
 from kits.normalisation import Normalisation
+from kits.plan import NATIVE
 from kits.runtime.engine import Engine
 from kits.runtime.weights import Member
 from train.cache import Scan
@@ -34,7 +35,7 @@ def predict_labels(
         boxes: of the kidneys; the true ones by default.
     """
     hu = torch.from_numpy(np.array(scan.hu)).to(engine.device).float()
-    slices_ZYX = pad_to_window((hu.clamp(*norm.window) - norm.mean) / norm.std, norm.air)
+    slices_ZYX = pad_to_window(norm.apply(hu), norm.air)
     depth, rows, columns = scan.hu.shape
     if role == "locate":
         boxes = [((0, 0, 0), scan.hu.shape)]
@@ -90,9 +91,10 @@ def locate_kidneys(member: Member, halved: Sequence[Scan], engine: Engine) -> Ma
         labels = predict_labels(network, scan, "locate", member.info.norm, engine)
         z, y, x = scan.spacing
         whole = len(labels), 2 * labels.shape[1], 2 * labels.shape[2]
-        _, boxes = components(labels > 0, smallest_component(labels.shape, whole, (z, y / 2, x / 2), False))
+        grids = Grids.from_shape(whole, (z, y / 2, x / 2), NATIVE)
+        _, boxes = components(labels > 0, grids.smallest_component(labels.shape))
         found[scan.name] = [
             ((b[0].start, 2 * b[1].start, 2 * b[2].start), (b[0].stop, 2 * b[1].stop, 2 * b[2].stop))
-            for b in boxes[:KIDNEYS]
+            for b in boxes[: NATIVE.kidneys]
         ]
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kits.cascade.locate import USUAL_PLACES
+from kits.geometry import USUAL_PLACES
 from train.cache import Scan, group_of
 from train.config import GROUPS, Config
 

@@ -9,26 +9,40 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kits import __version__
 from kits.batch.options import Options
-from kits.batch.watch import Watch
-from kits.errors import OutputError, exit_status, printable
+from kits.batch.watch import Stopped, Watch, process_age
+from kits.choices import Status
+from kits.errors import InputError, OutputError, disk_is_full, exit_status, printable, sentence
 from kits.io.cases import Case
 from kits.io.forms import recognise
 
 if TYPE_CHECKING:
+    from kits.batch.report import CaseReport, Outputs
     from kits.cascade.cascade import Cascade
 
 log = logging.getLogger("kits")
 
 
+class OneLine(logging.Formatter):
+    """A record a line, whatever the names of files hold; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "kits segment") -> int:
     """Run the command line; returns the exit status."""
     options = Options.parse(arguments, prog)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    watch = Watch(options.time_limit)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    watch = Watch(options.time_limit, process_age())
     with watch.listening():
         return exit_status(prog, lambda: segment(options, watch, prog), options.verbose)
 
@@ -39,55 +53,122 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
     Raises:
         KitsError: there is nothing to do, or the call is wrong.
     """
-    cases = prepare(options)
-    from kits.batch.report import unfinished
-    from kits.batch.run import Outputs, run
-    from kits.batch.submission import write_zip
+    form = recognise(options.input, options.output_socket)
+    cases = apart(form.cases, options)
+    log.info("Input form: %s; %d to do.", form.description, len(cases))
+    check_places(cases, options)
+
+    from kits.batch.report import Manifest, not_reached, unfinished
+    from kits.batch.run import run
     from kits.runtime.memory import share_memory
 
     share_memory()
+    manifest = Manifest(options.report)
+    manifest.begin()
+    try:
+        watch.check()
+        cascade, outputs = load(options)
+    except Stopped as stop:
+        reports = not_reached(cases, str(stop))
+    else:
+        reports = run(cases, cascade, outputs, watch, manifest)
+    manifest.end(reports)
+    complaints = [*unfinished(reports), *filter(None, [manifest.complaint]), *finish(reports, options)]
+    for complaint in complaints:
+        print(f"{prog}: {printable(complaint)}", file=sys.stderr)
+    done = sum(report.status in (Status.DONE, Status.SKIPPED) for report in reports)
+    place = f"{options.output}, report in {options.report}" if options.report else options.output
+    log.info("%d of %d cases done; label maps in %s.", done, len(reports), place)
+    return 1 if complaints else 0
+
+
+def load(options: Options) -> tuple[Cascade, Outputs]:
+    """The cascade as the options want it, and where its results go.
+
+    Raises:
+        KitsError: the weights are not as they should be, or what is to run them is not there.
+    """
+    from kits.batch.record import weights_checksums
+    from kits.batch.report import Outputs
+    from kits.cascade.cascade import Cascade
+
     log.info("Weights from %s.", options.weights)
-    outputs = Outputs(options.output, options.extras, options.report, options.skip_existing)
-    reports = run(cases, load_cascade(options), outputs, watch)
-    complaints = unfinished(reports)
+    runtime = options.runtime()
+    cascade = Cascade.load(options.weights, runtime)
+    recipe = {
+        "version": __version__,
+        "weights": weights_checksums(options.weights),
+        "plan": asdict(runtime.plan),
+        "engine": options.engine.value,
+        "precision": options.precision.value,
+    }
+    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe)
+
+
+def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:
+    """Write what belongs to the run as a whole; returns a sentence on each that could not be."""
+    from kits.batch.submission import write_zip
+
+    complaints = []
+    for extra in options.extras:
+        try:
+            extra.finish(reports)
+        except Exception as error:
+            log.debug("%s", extra.name, exc_info=True)
+            complaints.append(f"{extra.option}: {sentence(error)}")
     if options.zip:
         try:
             write_zip(reports, options.output, options.zip, options.zip_incomplete)
         except OutputError as error:
             complaints.append(str(error))
-    for complaint in complaints:
-        print(f"{prog}: {printable(complaint)}", file=sys.stderr)
-    return 1 if complaints else 0
+    return complaints
 
 
-def prepare(options: Options) -> list[Case]:
-    """The cases of the input; what would end in vain hours later is refused now.
+def apart(cases: Sequence[Case], options: Options) -> list[Case]:
+    """The cases that are not themselves results: those outside an output folder that lies in the input folder.
 
     Raises:
-        KitsError: there are none, a place cannot be written to, or a scan would be overwritten.
+        KitsError: a scan would be overwritten, or results would be taken for scans by the next run.
     """
-    form = recognise(options.input, options.output_socket)
-    log.info("Input form: %s; %d to do.", form.description, len(form.cases))
-    places = [options.output, *(extra.place for extra in options.extras), options.zip and options.zip.parent]
-    for folder in filter(None, places):
-        check_writable(folder)
-    check_apart(form.cases, options.output)
+    source, output = options.input.resolve(), options.output.resolve()
+    if source == output:
+        raise OutputError(f"{options.output} is the input folder too; give --output another folder than --input.")
+    within = output.is_relative_to(source)
+    found = [case for case in cases if not (within and case.source.resolve().is_relative_to(output))]
+    if not found:
+        raise InputError(f"{options.input}: holds only what lies in {options.output}; give a folder of scans.")
+    written = {(options.output / case.output_name).resolve() for case in found}
+    written |= {path.resolve() for path in (options.report, options.zip) if path}
+    for case in found:
+        if case.source.resolve() in written:
+            raise OutputError(f"{case.source} is a scan that a result would overwrite; give results another place.")
+    return found
+
+
+def check_places(cases: Sequence[Case], options: Options) -> None:
+    """Try every place that is to be written to before hours of work depend on it, and sweep it.
+
+    Raises:
+        KitsError: one cannot be written to, for another reason than a full disk where it is not the label maps', or
+            the leaderboard would not know a case.
+    """
+    from kits.io.atomic import is_stream, sweep
+
+    check_writable(options.output)
+    sweep([*((options.output / case.output_name).parent for case in cases), *(extra.place for extra in options.extras)])
     if options.zip:
         from kits.batch.submission import check_names
 
-        check_names(form.cases)
-    return form.cases
-
-
-def load_cascade(options: Options) -> Cascade:
-    """The cascade as the options want it.
-
-    Raises:
-        KitsError: the weights are not as they should be, or what is to run them is not there.
-    """
-    from kits.cascade.cascade import Cascade
-
-    return Cascade.load(options.weights, options.device, options.mode, options.engine, options.precision)
+        check_names(cases)
+        if is_stream(options.zip):
+            raise OutputError(f"{options.zip}: is a device or a pipe, not a file; give a name for a file.")
+    for folder in filter(None, [*(extra.place for extra in options.extras), options.zip and options.zip.parent]):
+        try:
+            check_writable(folder)
+        except OutputError as error:
+            if not disk_is_full(error):
+                raise
+            log.warning("%s", error)
 
 
 def check_writable(folder: Path) -> None:
@@ -98,17 +179,6 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to ({error.strerror}); choose a writable folder.") from error
-
-
-def check_apart(cases: Sequence[Case], output: Path) -> None:
-    """Refuse to write a label map over the scan that it belongs to, or over another one."""
-    sources = {case.source.resolve() for case in cases}
-    for case in cases:
-        if (output / case.output_name).resolve() in sources:
-            raise OutputError(
-                f"{output / case.output_name} is a scan that a label map would overwrite; "
-                "give --output another folder than --input."
-            )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from kits.batch.outputs import EXTRAS, Output
 from kits.choices import Mode, Precision, Runner
 from kits.errors import switched_on
 from kits.io.forms import SOCKET
+from kits.plan import Plan
+from kits.runtime.runtime import DEVICE, Runtime
 
 PACKAGE = Path(__file__).parent.parent
 SHIPPED_WEIGHTS = next(
@@ -37,8 +39,9 @@ class Options:
         input: a volume, or a folder in one of the forms of ``kits.io.forms``.
         output: folder for label maps.
         weights: folder with the weight files.
-        device: ``auto``, ``cuda`` or ``cpu``.
+        device: ``auto``, ``cuda``, ``cuda:1`` or ``cpu``.
         mode, engine, precision: how the cascade runs.
+        plan: TOML file with fields of ``kits.plan.Plan`` that differ from the mode's.
         report: JSON manifest to write.
         zip: submission for KiTS19's leaderboard to pack; ``zip_incomplete``: though cases are missing.
         output_socket: the output's name, where the input's form has one.
@@ -55,6 +58,7 @@ class Options:
     mode: Mode
     engine: Runner
     precision: Precision
+    plan: Path | None
     report: Path | None
     zip: Path | None
     output_socket: str
@@ -71,6 +75,15 @@ class Options:
         values = [(kind, found.pop(destination(kind.option))) for kind in EXTRAS]
         extras = tuple(kind(str(value), found["output"]) for kind, value in values if value)
         return cls(**found, extras=extras)
+
+    def runtime(self) -> Runtime:
+        """How and where the cascade runs.
+
+        Raises:
+            InputError: the plan's file cannot be used.
+        """
+        plan = Plan.of(self.mode)
+        return Runtime(self.device, self.engine, self.precision, Plan.from_toml(self.plan, plan) if self.plan else plan)
 
 
 def destination(option: str) -> str:
@@ -119,13 +132,16 @@ def parser(prog: str) -> Parser:
     option("--input", "/input", "volume, or folder of volumes, KiTS cases or DICOM series", type=Path, metavar="PATH")
     option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
     option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
-    choice("--device", "auto", "where the networks run", ("auto", "cuda", "cpu"))
+    option("--device", "auto", "where the networks run: auto, cpu, cuda, or one of several GPUs, such as cuda:1",
+           type=device, metavar="DEVICE")  # fmt: skip
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch",
            words(Runner), Runner)  # fmt: skip
     choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, fp32 on a CPU, bf16 in stage 1 where faster",
            words(Precision), Precision)  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
            words(Mode), Mode)  # fmt: skip
+    option("--plan", None, "TOML file with fields of the plan that differ from the mode's (kits/plan.py)", type=Path,
+           metavar="FILE")  # fmt: skip
     for kind in EXTRAS:
         result.extra(kind)
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
@@ -141,6 +157,13 @@ def parser(prog: str) -> Parser:
 def words(choices: type[Mode | Runner | Precision]) -> list[str]:
     """What an option of a few words takes."""
     return [choice.value for choice in choices]
+
+
+def device(text: str) -> str:
+    """A device's name, for argparse."""
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:0, cuda:1 and so on")
+    return text
 
 
 def default_weights() -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from kits.geometry import Spacing
 from kits.io.atomic import aside
 
 WINDOW_HU = (-160, 240)
@@ -31,7 +32,6 @@ INK = (235, 238, 242)
 
 Array = NDArray[Any]
 Colour = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,29 +14,31 @@ import numpy as np
 from kits.batch.outputs import Output
 from kits.cascade.cascade import KIDNEY, TUMOUR
 from kits.choices import Status
+from kits.errors import OutputError, disk_is_full
 from kits.geometry import bounding_box
-from kits.io.atomic import write_text
+from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
 from kits.io.volume import Volume
 
 BODY_HU = -300
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go and which there are.
+    """Where results go, which there are, and what is left alone.
 
     Args:
         folder: label maps.
         extras: what else is written of each case.
-        report: JSON manifest.
-        skip_existing: leave alone the cases that are done.
+        skip_existing: leave alone the cases that are done, of the same input and in the same way.
+        recipe: what decides the labels: version, mode, checksums of the weights, options.
     """
 
     folder: Path
     extras: tuple[Output, ...] = ()
-    report: Path | None = None
     skip_existing: bool = False
+    recipe: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -43,7 +46,8 @@ class CaseReport:
     """A case's line in the manifest: what became of it (``error`` says why) and what was found.
 
     Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
-    ``missing`` tells of what is extra and could not be written.
+    ``codes`` are those of the warnings that have one, ``missing`` tells of what is extra and could not be written,
+    ``sha256`` is the label map's file's. A skipped case has the figures of the run that made its label map.
     """
 
     name: str
@@ -57,13 +61,57 @@ class CaseReport:
     right: dict[str, float] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    sha256: str = ""
 
 
-def write_report(reports: Sequence[CaseReport], outputs: Outputs) -> None:
-    """Write the manifest of the cases so far, if one is asked for."""
-    if outputs.report:
-        write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", outputs.report)
+class Manifest:
+    """The JSON file that tells what became of each case of a run.
+
+    It lists the cases of its own run; of two runs that write to one file the later writer's stays, whole.
+
+    Args:
+        path: None for a run that keeps none; a device or pipe, such as ``/dev/stdout``, gets it once, at the end.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.complaint = ""
+
+    def begin(self) -> None:
+        """Try the place before hours of work depend on it.
+
+        Raises:
+            OutputError: it cannot be written to, for another reason than a full disk, which costs no run.
+        """
+        if self.path and not is_stream(self.path):
+            try:
+                write_text("[]\n", self.path)
+            except OutputError as error:
+                if not disk_is_full(error):
+                    raise
+                self.complain(error)
+
+    def write(self, reports: Sequence[CaseReport]) -> None:
+        """Tell of the cases so far; a disk that is full is complained of once."""
+        if self.path and not is_stream(self.path):
+            self.end(reports)
+
+    def end(self, reports: Sequence[CaseReport]) -> None:
+        """Tell of all cases."""
+        if not self.path:
+            return
+        try:
+            write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", self.path)
+            self.complaint = ""
+        except OutputError as error:
+            self.complain(error)
+
+    def complain(self, error: OutputError) -> None:
+        if not self.complaint:
+            log.warning("%s", error)
+        self.complaint = str(error)
 
 
 def not_reached(cases: Sequence[Case], reason: str) -> list[CaseReport]:
@@ -106,10 +154,12 @@ def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dic
     return right, left
 
 
-def summary(report: CaseReport) -> str:
-    """One line on a finished case."""
-    if report.status == Status.SKIPPED:
-        return f"{report.output} is there already; skipped."
+def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
+    """One line on a case that is through, and how loud it is to be said; the end tells why those that failed did."""
+    begin = f"{report.name}: " if of == 1 else f"{number}/{of} {report.name}: "
+    if report.status == Status.FAILED:
+        return logging.ERROR, f"{begin}failed."
     kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in ("kidney", "tumour"))
-    text = f"kidney {kidney:.0f} ml, tumour {tumour:.1f} ml, {sum(report.seconds.values()):.1f} s."
-    return " ".join([text, *report.warnings])
+    text = f"kidney {kidney:.0f} ml, tumour {tumour:.1f} ml, "
+    text += "done by an earlier run." if report.status == Status.SKIPPED else f"{sum(report.seconds.values()):.1f} s."
+    return logging.INFO, begin + " ".join([text, *report.warnings])

@@ -8,7 +8,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from kits.batch.record import file_checksum
 from kits.batch.report import CaseReport
+from kits.choices import Status
 from kits.errors import InputError, OutputError
 from kits.io.atomic import aside
 from kits.io.cases import Case
@@ -32,8 +34,18 @@ def check_names(cases: Sequence[Case]) -> None:
             )
 
 
+def is_whole(report: CaseReport, folder: Path) -> bool:
+    """Whether a case is done and its label map still the one that was written."""
+    try:
+        return report.status in (Status.DONE, Status.SKIPPED) and (
+            report.sha256 == file_checksum(folder / report.output)
+        )
+    except OSError:
+        return False
+
+
 def write_zip(reports: Sequence[CaseReport], folder: Path, path: Path, allow_incomplete: bool = False) -> None:
-    """Pack the label maps of a run: either the whole zip comes under its name, or none.
+    """Pack the label maps of a run that are as it left them: either the whole zip comes under its name, or none.
 
     Args:
         reports: of the run.
@@ -44,15 +56,15 @@ def write_zip(reports: Sequence[CaseReport], folder: Path, path: Path, allow_inc
     Raises:
         OutputError: A case has no label map, or the zip cannot be written.
     """
-    names = [report.output for report in reports if report.status in ("done", "skipped")]
-    missing = [report.output for report in reports if report.output not in names]
-    if missing and not allow_incomplete:
+    whole = {report.output for report in reports if is_whole(report, folder)}
+    missing = [report.output for report in reports if report.output not in whole]
+    if not whole or (missing and not allow_incomplete):
         raise OutputError(
             f"{path}: not written, {len(missing)} of {len(reports)} predictions are missing, {missing[0]} the first; "
             "mend what failed, or add --zip-incomplete."
         )
     with aside(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # they are compressed
-        for name in names:
+        for name in sorted(whole):
             archive.write(folder / name, name)
-    absent = {f"prediction_{number:05d}.nii.gz" for number in TEST_CASES} - set(names)
-    log.info("%s: %d predictions%s.", path, len(names), f"; KiTS19's test set has {len(absent)} more" if absent else "")
+    absent = {f"prediction_{number:05d}.nii.gz" for number in TEST_CASES} - whole
+    log.info("%s: %d predictions%s.", path, len(whole), f"; KiTS19's test set has {len(absent)} more" if absent else "")

@@ -5,38 +5,50 @@ It is asked for by a signal or by the clock, and comes at the next ``check``, ne
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
+from pathlib import Path
 from types import FrameType
 
 from kits.errors import KitsError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(KitsError):
     """The run is to end before all is done; what is finished stays."""
+
+    status = 1
 
 
 class Watch:
     """Says when to stop: after a number of seconds, or once the process was told to.
 
     Args:
-        seconds: time limit, counted from now.
+        seconds: time limit.
+        spent: how many of them are over already.
     """
 
-    def __init__(self, seconds: float = inf) -> None:
+    def __init__(self, seconds: float = inf, spent: float = 0.0) -> None:
         self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + seconds - spent
         self.received = ""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Heed the signals that ask a process to end; a second one ends it at once."""
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        """Heed the signals that ask a process to end; a second one ends it at once.
+
+        A signal that whoever started the process has it ignore, as ``nohup`` does, stays ignored. Outside the main
+        thread, where Python hears no signals, only the clock counts.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
         finally:
@@ -57,3 +69,13 @@ class Watch:
             raise Stopped(f"The run was told to end ({self.received})")
         if time.monotonic() > self.deadline:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
+
+
+def process_age() -> float:
+    """Seconds since this process was started: what its imports took counts; 0 where the system does not say."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()  # the name before may hold anything
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

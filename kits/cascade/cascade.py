@@ -4,13 +4,13 @@ CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions         
    regions at native resolution -> Wide-UNet2 (Res-UNet2 and Res-Net) -> probabilities        stage 2, segment
    mean of the networks' probabilities -> label map                                           stage 3, ensemble
    -> too small components and tumours, tumour outside any kidney, third kidneys go,
-      what was called tumour and looks like water is a cyst                                   post-processing
+      what was called tumour and looks like water is a cyst                                   post-processing, clean
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +18,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kits.cascade.clean import ENHANCED_HU, clean, kidney_hu
-from kits.cascade.locate import locate
+from kits.cascade.clean import clean
+from kits.cascade.locate import locate, segment_coarsely
+from kits.cascade.remarks import remarks
 from kits.cascade.segment import segment
+from kits.cascade.stage import Stage, Wrap
+from kits.choices import KIDNEY, TUMOUR, Mode
 from kits.errors import WeightsError
-from kits.geometry import Region
+from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
+from kits.plan import Plan
 from kits.runtime.engine import engines_of_stages
-from kits.runtime.weights import MODES, Member, load_members
+from kits.runtime.runtime import DEFAULT, Runtime
+from kits.runtime.weights import Member, load_members
 
-KIDNEY, TUMOUR = 1, 2
+Probabilities = Iterator[tuple[Box, torch.Tensor]]
+"""Some slices at a time: their box on the native grid, and float32 (slices, 3, rows, columns)."""
 
 Progress = Callable[[float], None]
 """Told how much of a case is done, from 0 to 1."""
@@ -58,6 +64,14 @@ class Prediction:
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    def add(self, box: Box, probabilities: torch.Tensor) -> None:
+        """Write the most probable labels of a box, and the probabilities where they are kept."""
+        self.labels[box] = most_probable(probabilities).cpu().numpy()
+        if self.probabilities is not None:
+            background, _, tumour = probabilities.unbind(1)
+            kidney_and_tumour = np.stack([1 - background.cpu().numpy(), tumour.cpu().numpy()])
+            self.probabilities[(slice(None), *box)] = np.rint(100 * kidney_and_tumour)
+
 
 class Cascade:
     """The cascade with its networks loaded, for any number of volumes.
@@ -65,11 +79,11 @@ class Cascade:
     Args:
         locators: networks of stage 1.
         segmenters: the ensemble's members.
-        device: ``auto``, ``cuda`` or ``cpu``.
-        engine: ``auto``, ``openvino`` or ``torch``.
-        mode: ``native`` predicts every slice of the scan; ``paper`` follows the paper to the letter. Each weight file
-            says which modes run it.
-        precision: ``auto`` (see ``kits.runtime.engine.engines_of_stages``), ``fp32``, ``bf16`` or ``fp16``.
+        runtime: how and where it runs. Of the networks those run that the plan's mode names.
+
+    Raises:
+        WeightsError: a stage has no network for this mode.
+        KitsError: the device or the runner is not there.
 
     Example:
         >>> from kits import Cascade, Volume
@@ -79,39 +93,72 @@ class Cascade:
 
     def __init__(
         self,
-        locators: list[Member],
-        segmenters: list[Member],
-        device: str = "auto",
-        mode: str = "native",
-        engine: str = "auto",
-        precision: str = "auto",
+        locators: Sequence[Member],
+        segmenters: Sequence[Member],
+        runtime: Runtime = DEFAULT,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        self.locate_engine, self.segment_engine = engines_of_stages(device, engine, precision)
-        self.mode = mode
-        locators, segmenters = members_of(mode, locators, segmenters)
-        self.members = [*locators, *segmenters]
-        self.locators = [self.locate_engine.place(member.network) for member in locators]
-        self.segmenters = [self.segment_engine.place(member.network) for member in segmenters]
-        self.locate_norm = locators[0].info.norm
-        self.segment_norm = segmenters[0].info.norm
+        self.runtime = runtime
+        locators, segmenters = (members_of(self.plan.mode, *stage) for stage in ((1, locators), (2, segmenters)))
+        engines = engines_of_stages(self.runtime.device, str(self.runtime.runner), str(self.runtime.precision))
+        self.locator, self.segmenter = Stage.of(locators, engines[0]), Stage.of(segmenters, engines[1])
 
     @classmethod
-    def load(
-        cls,
-        weights: str | Path,
-        device: str = "auto",
-        mode: str = "native",
-        engine: str = "auto",
-        precision: str = "auto",
-    ) -> Cascade:
+    def load(cls, weights: str | Path, runtime: Runtime = DEFAULT) -> Cascade:
         """A cascade with the networks of a weights folder.
 
         Raises:
             WeightsError: the folder does not hold whole, fitting weight files for both stages.
         """
-        return cls(*load_members(Path(weights)), device, mode, engine, precision)
+        return cls(*load_members(Path(weights)), runtime)
+
+    @property
+    def plan(self) -> Plan:
+        """What it does."""
+        return self.runtime.plan
+
+    @property
+    def members(self) -> list[Member]:
+        """Its networks: stage 1's, then stage 2's."""
+        return [*self.locator.members, *self.segmenter.members]
+
+    def wrapped(self, wrap: Callable[[Stage], Wrap]) -> Cascade:
+        """The same cascade with all that its stages do called through something else, see ``Stage.wrapped``."""
+        other = object.__new__(type(self))
+        other.runtime = self.runtime
+        other.locator, other.segmenter = (stage.wrapped(wrap(stage)) for stage in (self.locator, self.segmenter))
+        return other
+
+    def locate(self, volume: Volume, progress: Progress = lambda done: None) -> list[Region]:
+        """Stage 1: no, one or two regions with a kidney, the larger kidney first; or the usual places."""
+        return locate(volume, Grids.of(volume, self.plan), self.locator, progress)
+
+    def segment(
+        self, volume: Volume, regions: Sequence[Region], members: Sequence[Member] | None = None
+    ) -> Probabilities:
+        """Stages 2 and 3: probabilities where the regions lie, in the slices' order; all else is background.
+
+        Args:
+            volume: the CT.
+            regions: from ``locate``, or a person's.
+            members: some of ``segmenter.members`` instead of all.
+        """
+        return segment(volume, Grids.of(volume, self.plan), regions, self.segmenter.only(members))
+
+    def segment_coarsely(self, volume: Volume, members: Sequence[Member] | None = None) -> Probabilities:
+        """Stage 1's own kidney and tumour, of the whole volume, at half the resolution; ``predict`` has no use for it.
+
+        Args:
+            volume: the CT.
+            members: some of ``locator.members`` instead of all.
+        """
+        return segment_coarsely(volume, Grids.of(volume, self.plan), self.locator.only(members))
+
+    def label(self, volume: Volume, probabilities: Probabilities) -> np.ndarray:
+        """The label map, uint8 (z, y, x), of what ``segment`` or ``segment_coarsely`` gives, cleaned."""
+        result = Prediction(np.zeros(volume.hu.shape, np.uint8), [])
+        for box, chunk in probabilities:
+            result.add(box, chunk)
+        return clean(result.labels, volume, Grids.of(volume, self.plan))
 
     def predict(
         self, volume: Volume, keep_probabilities: bool = False, progress: Progress = lambda done: None
@@ -123,56 +170,41 @@ class Cascade:
             keep_probabilities: give back the probabilities too.
             progress: called as the work goes on.
         """
-        shape = volume.hu.shape
-        to_the_letter = self.mode == "paper"
-        result = Prediction(np.zeros(shape, np.uint8), [], list(volume.warnings))
+        grids = Grids.of(volume, self.plan)
+        result = Prediction(np.zeros(volume.hu.shape, np.uint8), [], list(volume.warnings))
         if keep_probabilities:
-            result.probabilities = np.zeros((2, *shape), np.uint8)
+            result.probabilities = np.zeros((2, *volume.hu.shape), np.uint8)
 
         with result.timed("locate"):
-            result.regions = locate(
-                volume,
-                self.locators,
-                self.locate_norm,
-                self.locate_engine,
-                to_the_letter,
-                lambda done: progress(0.3 * done),
-            )
+            result.regions = self.locate(volume, lambda done: progress(0.3 * done))
 
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
-            chunks = segment(
-                volume, result.regions, self.segmenters, self.segment_norm, self.segment_engine, to_the_letter
-            )
-            for box, chunk in chunks:
-                result.labels[box] = most_probable(chunk).cpu().numpy()
-                if result.probabilities is not None:
-                    kidney_and_tumour = np.stack([1 - chunk[:, 0].cpu().numpy(), chunk[:, TUMOUR].cpu().numpy()])
-                    result.probabilities[(slice(None), *box)] = np.rint(100 * kidney_and_tumour)
+            for box, chunk in self.segment(volume, result.regions):
+                result.add(box, chunk)
                 progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
 
         with result.timed("postprocess"):
-            clean(result.labels, volume, to_the_letter)
-        result.warnings += remarks(result, volume)
+            clean(result.labels, volume, grids)
+        result.warnings += remarks(result.labels, result.regions, volume, grids)
         progress(1.0)
         return result
 
 
-def members_of(mode: str, locators: list[Member], segmenters: list[Member]) -> tuple[list[Member], list[Member]]:
-    """The members of each stage that a mode runs.
+def members_of(mode: Mode, number: int, stage: Sequence[Member]) -> list[Member]:
+    """The members of a stage, the first or the second, that a mode runs.
 
     Raises:
-        WeightsError: a stage would have none.
+        WeightsError: there is none.
     """
-    stages = [[one for one in stage if mode in one.info.modes] for stage in (locators, segmenters)]
-    for number, stage in enumerate(stages, start=1):
-        if not stage:
-            raise WeightsError(
-                f"Of the weight files none is a network of stage {number} for the mode {mode}; add one, or choose "
-                "another mode."
-            )
-    return stages[0], stages[1]
+    members = [one for one in stage if mode in one.info.modes]
+    if not members:
+        raise WeightsError(
+            f"Of the weight files none is a network of stage {number} for the mode {mode}; add one, or choose "
+            "another mode."
+        )
+    return members
 
 
 def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
@@ -180,22 +212,3 @@ def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     background, kidney, tumour = probabilities.unbind(1)
     labels = (kidney > background).to(torch.uint8) * KIDNEY
     return labels.masked_fill_(tumour > torch.maximum(background, kidney), TUMOUR)
-
-
-def remarks(result: Prediction, volume: Volume) -> list[str]:
-    """Sentences on results that a person should look at twice."""
-    found = []
-    labelled = np.flatnonzero(result.labels.any(axis=(1, 2)))
-    if not len(labelled):
-        return ["No kidney was found: the label map is empty. Is this an abdominal CT in Hounsfield units?"]
-    if len(result.regions) == 1:
-        found.append("Only one kidney, or two that are fused, was found.")
-    if labelled[0] == 0 or labelled[-1] == len(result.labels) - 1:
-        found.append("A kidney is cut by the first or the last slice of the scan: its volume is incomplete.")
-    shown = slice(labelled[0], labelled[-1] + 1)
-    if (kidney := kidney_hu(result.labels[shown], volume.hu[shown])) < ENHANCED_HU:
-        found.append(
-            f"The kidneys measure {kidney:.0f} HU, as without contrast medium: the labels, tumours above all, are not "
-            "to be trusted in such scans."
-        )
-    return found

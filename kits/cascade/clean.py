@@ -1,17 +1,21 @@
-"""Post-processing: what is too small, a tumour outside any kidney, or a third kidney goes (paper section 2.4).
+"""Post-processing: the rules that a label map goes through in the end (paper section 2.4, and our own).
 
-And, our own: what was called tumour and looks like water is a cyst, and a cyst counts as kidney (KiTS19).
+A rule is a function that changes the labelled part of a case in place, if the plan wants it. ``RULES`` has them in
+their order; a new one needs nothing else.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from kits.cascade.components import KIDNEYS, components, smallest_component, smallest_tumour
-from kits.geometry import bounding_box
+from kits.cascade.components import components
+from kits.choices import KIDNEY, TUMOUR
+from kits.geometry import Box, Grids, Spacing, bounding_box
 from kits.io.volume import Volume
 
 WATER_HU = 18.0
@@ -24,96 +28,114 @@ RIM_MM = 1.5
 """Where a lesion's border is blurred with what lies around it."""
 
 
-def clean(labels: np.ndarray, volume: Volume, to_the_letter: bool = False) -> np.ndarray:
-    """All that is done to a volume's label map in the end, in place; returns it.
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The part of a case that is labelled: what rules work on.
+
+    Args:
+        labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour.
+        hu: the CT there, int16 (z, y, x).
+        box: where this part lies.
+        grids: of the case.
+    """
+
+    labels: np.ndarray
+    hu: np.ndarray
+    box: Box
+    grids: Grids
+
+    @classmethod
+    def of(cls, labels: np.ndarray, volume: Volume, grids: Grids) -> Labelled | None:
+        """The smallest box with all labels; None where there are none."""
+        box = bounding_box(labels > 0)
+        return cls(labels[box], volume.hu[box], box, grids) if box else None
+
+    def is_cut(self, box: Box) -> bool:
+        """Whether the scan's first or last slice cuts what lies in a box of this part."""
+        start = self.box[0].start
+        return start + box[0].start == 0 or start + box[0].stop == self.grids.native.shape[0]
+
+    @property
+    def kidney_hu(self) -> float:
+        """Median HU of what is labelled kidney; NaN where nothing is."""
+        kidney = self.hu[self.labels == KIDNEY]
+        return float(np.median(kidney)) if kidney.size else math.nan
+
+
+Rule = Callable[[Labelled], None]
+
+
+def clean(labels: np.ndarray, volume: Volume, grids: Grids) -> np.ndarray:
+    """Apply all rules to a volume's label map, in place; returns it.
 
     Args:
         labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
         volume: the CT.
-        to_the_letter: only what the paper does.
+        grids: its grids, whose plan says what each rule does.
     """
-    shape, spacing = volume.hu.shape, volume.spacing
-    smallest = smallest_component(shape, shape, spacing, to_the_letter)
-    postprocess(labels, smallest, to_the_letter, smallest_tumour(shape, spacing, to_the_letter))
-    return labels if to_the_letter else cysts_to_kidney(labels, volume.hu, spacing)
+    if found := Labelled.of(labels, volume, grids):
+        for rule in RULES:
+            rule(found)
+    return labels
 
 
-def postprocess(
-    labels: np.ndarray, smallest: float, to_the_letter: bool = False, tumour_smallest: float = 0.0
-) -> np.ndarray:
-    """Clean a label map in place and return it (paper section 2.4).
+def keep_kidneys(found: Labelled) -> None:
+    """Components of kidney and tumour merged that are too small go, and what cannot be a kidney (section 2.4).
 
-    Components of kidney and tumour merged that are too small go; so does tumour that touches no kidney, unless the
-    scan's first or last slice cuts it, since its kidney may then lie out of view. Of the rest the largest stay, as
-    many as there are kidneys. The tumour alone has a far lower limit, since 60 of KiTS19's 210 tumours are smaller than
-    the paper's; below it what was called tumour is kidney, unless the scan's first or last slice cuts it.
-
-    Args:
-        labels: uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
-        smallest: from ``smallest_component``, for this grid.
-        to_the_letter: let any number of components stay, as the paper does.
-        tumour_smallest: from ``smallest_tumour``.
+    So does tumour that touches no kidney, unless the scan's first or last slice cuts it, since its kidney may then lie
+    out of view. Of the rest the largest stay, as many as there are kidneys.
     """
-    inside = bounding_box(labels > 0)
-    if inside is None:
-        return labels
-    crop = labels[inside]
-    merged, boxes = components(crop > 0, smallest)
-    kidney_voxels = np.bincount(merged[crop == 1], minlength=len(boxes) + 1)
-    ends = (0 - inside[0].start, labels.shape[0] - inside[0].start)
-    kept = [
+    labels, plan = found.labels, found.grids.plan
+    merged, boxes = components(labels > 0, found.grids.smallest_component(found.grids.native.shape))
+    kept = [*range(1, len(boxes) + 1)]
+    if plan.tumour_needs_kidney:
         # Within one component every tumour reaches the kidney, if there is any.
-        rank
-        for rank, box in enumerate(boxes, start=1)
-        if kidney_voxels[rank] > 0 or box[0].start == ends[0] or box[0].stop == ends[1]
-    ]
-    crop[~np.isin(merged, kept if to_the_letter else kept[:KIDNEYS])] = 0
-    tumours, boxes = components(crop == 2, 1)
+        kidney_voxels = np.bincount(merged[labels == KIDNEY], minlength=len(boxes) + 1)
+        kept = [rank for rank in kept if kidney_voxels[rank] > 0 or found.is_cut(boxes[rank - 1])]
+    if plan.at_most_kidneys:
+        kept = kept[: plan.kidneys]
+    labels[~np.isin(merged, kept)] = 0
+
+
+def small_tumours_to_kidney(found: Labelled) -> None:
+    """Tumour below its own limit is kidney, unless the scan's first or last slice cuts it.
+
+    The limit is far lower than a kidney's: 60 of KiTS19's 210 tumours are smaller than the paper's 5000 voxels.
+    """
+    if not found.grids.smallest_tumour:
+        return
+    tumours, boxes = components(found.labels == TUMOUR, 1)
     counts = np.bincount(tumours.ravel(), minlength=len(boxes) + 1)
     small = [
         rank
         for rank, box in enumerate(boxes, start=1)
-        if counts[rank] < tumour_smallest and box[0].start > ends[0] and box[0].stop < ends[1]
+        if counts[rank] < found.grids.smallest_tumour and not found.is_cut(box)
     ]
-    crop[np.isin(tumours, small)] = 1
-    return labels
+    found.labels[np.isin(tumours, small)] = KIDNEY
 
 
-def cysts_to_kidney(labels: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """What was called tumour and is as dark and as even as water, in enhanced kidneys, becomes kidney, in place.
-
-    Args:
-        labels: uint8 (z, y, x): 0 background, 1 kidney, 2 tumour.
-        hu: the CT, int16 (z, y, x).
-        spacing: mm (z, y, x).
-    """
-    inside = bounding_box(labels > 0)
-    if inside is None or not (labels[inside] == 2).any():
-        return labels
-    crop, hu = labels[inside], hu[inside]
-    if not kidney_hu(crop, hu) >= ENHANCED_HU:  # nor where there is no kidney
-        return labels
-    tumours, boxes = components(crop == 2, 1)
+def cysts_to_kidney(found: Labelled) -> None:
+    """What was called tumour and is as dark and as even as water, in enhanced kidneys, is a cyst: kidney, in KiTS19."""
+    if not found.grids.plan.cysts_are_kidney or not found.kidney_hu >= ENHANCED_HU:  # nor where there is no kidney
+        return
+    tumours, boxes = components(found.labels == TUMOUR, 1)
     for rank, box in enumerate(boxes, start=1):
         mask = tumours[box] == rank
-        if is_water(hu[box], mask, spacing):
-            crop[box][mask] = 1
-    return labels
+        if is_water(found.hu[box], mask, found.grids.native.spacing):
+            found.labels[box][mask] = KIDNEY
 
 
-def kidney_hu(labels: np.ndarray, hu: np.ndarray) -> float:
-    """Median HU of what is labelled kidney; NaN where nothing is.
+RULES: tuple[Rule, ...] = (keep_kidneys, small_tumours_to_kidney, cysts_to_kidney)
+
+
+def is_water(hu: np.ndarray, mask: np.ndarray, spacing: Spacing) -> bool:
+    """Whether a lesion without its rim is as dark and as even as water.
 
     Args:
-        labels: uint8 (z, y, x): 1 kidney.
-        hu: the CT, int16 (z, y, x).
+        hu: int16 (z, y, x) of the lesion's box.
+        mask: bool (z, y, x), the lesion in it.
+        spacing: mm (z, y, x).
     """
-    inside = bounding_box(labels == 1)
-    return float(np.median(hu[inside][labels[inside] == 1])) if inside else math.nan
-
-
-def is_water(hu: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float]) -> bool:
-    """Whether a lesion without its rim is as dark and as even as water."""
     pixels = [RIM_MM / mm for mm in spacing[1:]]
     rim = np.ones((1, *(2 * max(1, round(n)) + 1 for n in pixels)), bool)
     core = ndimage.binary_erosion(mask, rim)

@@ -1,62 +1,14 @@
-"""Connected components, and how small the smallest that counts is (paper section 2.4)."""
+"""Connected components (paper section 2.4)."""
 
 from __future__ import annotations
 
 import cc3d
 import numpy as np
 
-from kits.cascade.preprocess import working_shape
-from kits.geometry import bounding_box, moved
-
-SMALLEST_VOXELS = 5000
-"""Components with fewer voxels go (section 2.4), counted on the networks' grid: native in-plane, 3 mm slices."""
-
-SMALLEST_TUMOUR_ML = 1.0
-"""What is called tumour and is smaller is none, but in the mode ``paper``; docs/decisions.md says why."""
-
-KIDNEYS = 2
-"""How many there are at most."""
-
-KIDNEY_MM = 100.0
-"""A kidney's usual height. A scan that shows less cannot hold whole kidneys: the limit shrinks with it."""
+from kits.geometry import Box, bounding_box, translated
 
 
-def smallest_component(
-    grid: tuple[float, ...],
-    shape: tuple[int, int, int],
-    spacing: tuple[float, float, float],
-    to_the_letter: bool,
-) -> float:
-    """How many voxels of a grid make as much volume as the paper's 5000.
-
-    Args:
-        grid: (z, y, x) size of the grid on which voxels will be counted; it covers the whole volume.
-        shape, spacing: size (z, y, x) and spacing (mm) of the volume.
-        to_the_letter: keep the paper's limit even for a scan that is too thin to hold a kidney.
-    """
-    share = 1.0 if to_the_letter else share_in_view(shape, spacing)
-    working = working_shape(shape, spacing, to_the_letter=to_the_letter)
-    return SMALLEST_VOXELS * share * float(np.prod(grid)) / float(np.prod(working))
-
-
-def smallest_tumour(shape: tuple[int, int, int], spacing: tuple[float, float, float], to_the_letter: bool) -> float:
-    """How many voxels of a volume make ``SMALLEST_TUMOUR_ML``, or its share of a scan too thin for a kidney.
-
-    Args:
-        shape, spacing: size (z, y, x) and spacing (mm) of the volume.
-        to_the_letter: no limit, as in the paper.
-    """
-    if to_the_letter:
-        return 0.0
-    return SMALLEST_TUMOUR_ML * 1000 / float(np.prod(spacing)) * share_in_view(shape, spacing)
-
-
-def share_in_view(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> float:
-    """How much of a kidney's height a scan holds, at most 1."""
-    return min(1.0, shape[0] * spacing[0] / KIDNEY_MM)
-
-
-def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tuple[slice, slice, slice]]]:
+def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[Box]]:
     """Connected components (26 neighbours) with at least ``smallest`` voxels.
 
     Returns:
@@ -74,4 +26,4 @@ def components(mask: np.ndarray, smallest: float) -> tuple[np.ndarray, list[tupl
     ranks = np.zeros(len(counts), np.uint32)
     ranks[order] = np.arange(1, len(order) + 1)
     ranked[inside] = ranks[labels]
-    return ranked, [moved(statistics["bounding_boxes"][index], inside) for index in order]
+    return ranked, [translated(statistics["bounding_boxes"][index], inside) for index in order]

@@ -1,17 +1,17 @@
-"""The paper's two architectures, one figure a file, and one of our own."""
+"""The paper's two architectures, one figure a file, and one of our own.
 
-from collections.abc import Callable
+A new one is a module in this folder with a class under ``@register``; nothing else needs to name it.
+"""
 
-import torch
-from torch import nn
+import importlib
+import pkgutil
 
+from kits.networks.registry import ARCHITECTURES, Architecture, Network, register
 from kits.networks.resnet import ResNet
 from kits.networks.resunet import ResUNet
 from kits.networks.wideunet import WideUNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"res-unet": ResUNet, "res-net": ResNet, "wide-unet": WideUNet}
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 
-Network = Callable[[torch.Tensor], torch.Tensor]
-"""Stacks of slices (batch, 5, rows, columns) to logits (batch, 3, rows, columns), both on the engine's device."""
-
-__all__ = ["ARCHITECTURES", "Network", "ResNet", "ResUNet", "WideUNet"]
+__all__ = ["ARCHITECTURES", "Architecture", "Network", "ResNet", "ResUNet", "WideUNet", "register"]

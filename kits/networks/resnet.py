@@ -6,6 +6,9 @@ Tensor names end in their dimensions: B batch, C channels, Y rows, X columns.
 import torch
 from torch import nn
 
+from kits.choices import Mode
+from kits.networks.registry import register
+
 DROPOUT = 0.5  # section 2.3, stage 2: throughout the residual blocks
 BLOCKS = 16  # figure 3
 
@@ -30,6 +33,7 @@ class IdentityBlock(nn.Module):
         return x_BCYX + self.residual(x_BCYX)
 
 
+@register("res-net", title="Res-Net", mode=Mode.PAPER)
 class ResNet(nn.Module):
     """The second network of stage 2 (paper section 2.3, figure 3): no skips, no dilation.
 

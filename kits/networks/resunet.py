@@ -6,6 +6,9 @@ Tensor names end in their dimensions: B batch, C channels, Y rows, X columns.
 import torch
 from torch import nn
 
+from kits.choices import Mode
+from kits.networks.registry import register
+
 
 class ResBlock(nn.Module):
     """Pre-activated residual block (figure 2, middle): BN-ReLU-Conv3x3 twice, plus a linear 1x1 shortcut.
@@ -44,6 +47,7 @@ class Up(nn.Module):
         return self.block(torch.cat([self.upsample(x_BCYX), skip_BCYX], dim=1))
 
 
+@register("res-unet", title="Res-UNet", mode=Mode.PAPER)
 class ResUNet(nn.Module):
     """The network of stage 1 and the first of stage 2 (paper section 2.3, figure 2).
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from kits.choices import Mode
+from kits.networks.registry import register
 from kits.networks.resunet import ResBlock
 
 WIDTHS = (32, 64, 128, 160, 176)
@@ -21,6 +23,7 @@ BLOCKS = (1, 2, 2, 2, 1)
 """Residual blocks of the encoder at each of these."""
 
 
+@register("wide-unet", title="Wide-UNet", mode=Mode.NATIVE)
 class WideUNet(nn.Module):
     """A network for either stage.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 from kits.errors import InputError
 from kits.io.cases import Case
@@ -19,7 +22,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 KEPT_AHEAD_BYTES = 2**28
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUPS, MOUNTS = Path("/proc/self/cgroup"), Path("/proc/self/mountinfo")
+
+CGROUP_LIMITS = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
+"""The file with a group's limit, in either version of control groups."""
 
 
 def keep_memory() -> None:
@@ -65,10 +71,47 @@ def check_memory(case: Case) -> None:
 
 
 def memory_limit() -> int:
-    """Bytes that this process may hold in all: its control group's limit, or what it holds and what is free."""
-    limits = [path.read_text().strip() for path in CGROUP_LIMITS if path.exists()]
-    free = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")
-    return min([free, *(int(limit) for limit in limits if limit.isdigit())])  # "max" is no limit
+    """Bytes that this process may hold in all: the least of what its control groups, its own limits and the machine
+    leave it."""
+    held = _kilobytes("/proc/self/status", "VmRSS")
+    limits = [held + _kilobytes("/proc/meminfo", "MemAvailable"), *cgroup_limits()]
+    # `ulimit -v` and `-d` count what is asked for, not what is held.
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        if (most := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+            limits.append(held + most - _kilobytes("/proc/self/status", name))
+    return min(limits)
+
+
+def cgroup_limits() -> Iterator[int]:
+    """The limits of this process' control group and of all groups around it, in bytes.
+
+    Slurm, systemd and Kubernetes nest groups, of which any may have a limit.
+    """
+    with suppress(OSError):
+        groups = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+        kinds = [(_version(number, controllers), path) for number, controllers, path in groups]
+        paths = {kind: path for kind, path in kinds if kind}
+        for line in MOUNTS.read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            root, mount = before.split()[3:5]
+            kind, _, options = after.split(maxsplit=2)
+            if kind in paths and (kind == "cgroup2" or "memory" in options.split(",")):
+                yield from _limits_upward(Path(mount), root, paths[kind], CGROUP_LIMITS[kind])
+
+
+def _version(number: str, controllers: str) -> str:
+    """The file system of a line of ``/proc/self/cgroup``, if it is one that limits memory."""
+    return "cgroup2" if number == "0" else "cgroup" if "memory" in controllers.split(",") else ""
+
+
+def _limits_upward(mount: Path, root: str, path: str, name: str) -> Iterator[int]:
+    """The limits from a group up to the topmost one that is mounted; ``root`` is that one's path."""
+    inside = PurePosixPath(path)
+    below = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
+    for group in [below, *below.parents]:
+        with suppress(OSError):  # not every group has a limit, and a container need not see them all
+            if (text := (mount / group / name).read_text().strip()).isdigit():  # "max" is no limit
+                yield int(text)
 
 
 def _kilobytes(path: str, name: str) -> int:

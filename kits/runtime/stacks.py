@@ -2,8 +2,7 @@
 
 import torch
 
-OFFSETS = (-2, -1, 0, 1, 2)
-"""Neighbours that a network sees beside the central slice, in steps of 3 mm (section 3.1)."""
+from kits.plan import OFFSETS
 
 
 def stack_slices(slices_ZYX: torch.Tensor, centres: torch.Tensor, step: float = 1.0) -> torch.Tensor:

@@ -19,14 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from kits.choices import Mode, Role
 from kits.errors import WeightsError
 from kits.networks import ARCHITECTURES
 from kits.normalisation import Normalisation
 
 FORMAT = "kits-cascade 1"
-ROLES = ("locate", "segment")
-MODES = ("native", "paper")
-"""Ways to run the cascade; ``kits.cascade.Cascade`` says what each is."""
 CHECKSUMS = "SHA256SUMS"
 
 
@@ -35,21 +33,21 @@ class WeightsInfo:
     """What a weight file says of itself.
 
     Args:
-        role: ``locate`` (stage 1) or ``segment`` (a member of stage 2).
+        role: its stage.
         architecture: a key of ``kits.networks.ARCHITECTURES``.
         norm: window, mean and standard deviation (HU) of its input.
         trained_on: the data, in a sentence.
         licence: under which the weights may be used.
-        modes: which of ``MODES`` run it; a file that does not say so is for all.
+        modes: which modes run it; a file that does not say so is for all.
         held_out: patients that it never learned from, nor from anything made of them; None: it does not say.
     """
 
-    role: str
+    role: Role
     architecture: str
     norm: Normalisation
     trained_on: str
     licence: str
-    modes: tuple[str, ...] = MODES
+    modes: tuple[Mode, ...] = tuple(Mode)
     held_out: tuple[str, ...] | None = None
 
 
@@ -117,21 +115,19 @@ def load_member(path: Path) -> Member:
         if not (isfinite(norm.mean) and 0 < norm.std < inf and low < high):
             raise ValueError(f"mean {norm.mean}, standard deviation {norm.std}, window {norm.window}")
         info = WeightsInfo(
-            metadata["role"],
+            Role(metadata["role"]),
             metadata["architecture"],
             norm,
             metadata["trained_on"],
             metadata["licence"],
-            tuple(metadata.get("modes", " ".join(MODES)).split()),
+            tuple(Mode(mode) for mode in metadata.get("modes", " ".join(Mode)).split()),
             tuple(metadata["held_out"].split()) if "held_out" in metadata else None,
         )
         network = ARCHITECTURES[info.architecture]()
         missing, unexpected = network.load_state_dict(tensors, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-        if missing or unexpected or info.role not in ROLES or not set(info.modes) <= set(MODES):
-            raise ValueError(
-                f"role {info.role!r}, modes {info.modes}, {len(missing)} tensors missing, {len(unexpected)} unknown"
-            )
+        if missing or unexpected:
+            raise ValueError(f"{len(missing)} tensors missing, {len(unexpected)} unknown")
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} does not fit its own description ({reason}); {remedy}.") from error
@@ -151,10 +147,10 @@ def load_members(folder: Path) -> tuple[list[Member], list[Member]]:
         raise WeightsError(f"No weights: {folder} holds no *.safetensors file; {remedy}.")
     verify_checksums(folder, paths)
     members = [load_member(path) for path in paths]
-    stages = tuple([member for member in members if member.info.role == role] for role in ROLES)
-    for role, stage in zip(ROLES, stages, strict=True):
+    stages = tuple([member for member in members if member.info.role == role] for role in Role)
+    for role, stage in zip(Role, stages, strict=True):
         if not stage:
-            raise WeightsError(f"{folder} holds no weight file of role {role!r}; {remedy}.")
+            raise WeightsError(f"{folder} holds no weight file of role {role.value!r}; {remedy}.")
         if len({member.info.norm for member in stage}) > 1:
             names = ", ".join(member.name for member in stage)
             raise WeightsError(f"{folder}: {names} were trained on different normalisations; keep one kind.")

@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
 from kits.errors import InputError
+from kits.geometry import Spacing
 from kits.io.cases import READERS
 from kits.io.images import read_labels
-
-Spacing = tuple[float, float, float]
 
 
 class Kits23Class(NamedTuple):

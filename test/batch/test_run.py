@@ -1,5 +1,6 @@
 """Many cases: one that fails costs no other its result, and the manifest tells what became of each."""
 
+import errno
 import gzip
 import json
 import logging
@@ -10,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from kits.batch.outputs import LabelMap, Overlay, Probabilities
-from kits.batch.report import Outputs, summary
+from kits.batch.report import Manifest, Outputs
 from kits.batch.run import run
 from kits.cascade.cascade import Prediction
 from kits.errors import OutputError
@@ -84,7 +85,9 @@ def truncate(path):
 
 
 def names_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """The files that are not hidden, as records are."""
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def test_every_case_gets_a_label_map_on_its_own_grid_and_a_report(scans, out, ct):
@@ -153,18 +156,6 @@ def test_a_picture_that_cannot_be_written_costs_no_label_map(scans, out):
     assert names_in(out) == ["a.nii.gz"]
 
 
-def test_cases_whose_label_map_is_there_are_left_alone_when_asked(scans, out):
-    out.mkdir()
-    (out / "b.nii.gz").write_bytes(b"from an earlier run")
-    truncate(scans / "b.nii.gz")  # nobody is to read it
-    cascade = Thresholds()
-    reports = run(find_cases(scans), cascade, Outputs(out, skip_existing=True))
-    assert [report.status for report in reports] == ["done", "skipped", "done"]
-    assert cascade.seen == ["a", "c"]
-    assert (out / "b.nii.gz").read_bytes() == b"from an earlier run"
-    assert summary(reports[1]) == "b.nii.gz is there already; skipped."
-
-
 def test_label_maps_that_are_there_are_replaced_otherwise(scans, out):
     out.mkdir()
     (out / "b.nii.gz").write_bytes(b"from an earlier run")
@@ -194,7 +185,9 @@ def test_the_report_is_true_whenever_the_run_is_looked_at(scans, out):
     def look(name):
         seen[name] = json.loads(path.read_text())
 
-    reports = run(find_cases(scans), Thresholds(watch=look), Outputs(out, report=path))
+    manifest = Manifest(path)
+    manifest.begin()
+    reports = run(find_cases(scans), Thresholds(watch=look), Outputs(out), manifest=manifest)
     told = [(entry["name"], entry["status"]) for entry in seen["c"]]
     assert told in ([("a", "done")], [("a", "done"), ("b", "failed")])  # b may be on its way
     assert seen["a"] == []
@@ -203,7 +196,7 @@ def test_the_report_is_true_whenever_the_run_is_looked_at(scans, out):
     assert final[1]["error"] == reports[1].error
     assert final[0]["size"] == [56, 48, 10]
     assert final[0]["left"] == reports[0].left
-    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "c.nii.gz", "report.json"]
+    assert names_in(out) == ["a.nii.gz", "c.nii.gz", "report.json"]
 
 
 def test_the_last_case_is_written_while_the_next_is_segmented(scans, out, monkeypatch):
@@ -236,17 +229,27 @@ def test_no_more_than_one_case_waits_to_be_written(scans, out, monkeypatch):
 def test_an_interrupted_run_leaves_the_report_of_what_is_done(scans, out):
     path = out / "report.json"
     with pytest.raises(KeyboardInterrupt):
-        run(find_cases(scans), Thresholds(fail={"c": KeyboardInterrupt()}), Outputs(out, report=path))
+        run(find_cases(scans), Thresholds(fail={"c": KeyboardInterrupt()}), Outputs(out), manifest=Manifest(path))
     assert [entry["name"] for entry in json.loads(path.read_text())] == ["a", "b"]
     assert names_in(out) == ["a.nii.gz", "b.nii.gz", "report.json"]
 
 
-def test_a_report_that_cannot_be_written_is_noticed_before_any_work(scans, out):
+def test_a_report_that_cannot_be_written_is_noticed_before_any_work(out):
     (out / "report.json").mkdir(parents=True)
-    cascade = Thresholds()
     with pytest.raises(OutputError, match=r"report\.json.*cannot be written"):
-        run(find_cases(scans), cascade, Outputs(out, report=out / "report.json"))
-    assert cascade.seen == []
+        Manifest(out / "report.json").begin()
+
+
+def test_a_report_whose_disk_is_full_costs_no_run(scans, out, monkeypatch):
+    def full(text, path):
+        raise OutputError(f"{path}: no room") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kits.batch.report.write_text", full)
+    manifest = Manifest(out / "report.json")
+    manifest.begin()
+    reports = run(find_cases(scans), Thresholds(), Outputs(out), manifest=manifest)
+    assert [report.status for report in reports] == ["done"] * 3
+    assert "no room" in manifest.complaint
 
 
 def test_the_next_volume_is_read_while_one_is_segmented_and_no_further_one(scans, out, monkeypatch):
@@ -261,7 +264,7 @@ def test_the_next_volume_is_read_while_one_is_segmented_and_no_further_one(scans
             assert read["b" if name == "a" else "c"].wait(30)
         assert read["c"].is_set() == (name != "a")
 
-    monkeypatch.setattr("kits.batch.run.read_volume", read_volume)
+    monkeypatch.setattr("kits.batch.work.read_volume", read_volume)
     assert [report.error for report in run(find_cases(scans), Thresholds(watch=look), Outputs(out))] == [""] * 3
 
 
@@ -276,10 +279,10 @@ def test_a_line_a_case_is_logged(scans, out, caplog):
     truncate(scans / "b.nii.gz")
     run(find_cases(scans), Thresholds(), Outputs(out))
     a, b, c = sorted(record.getMessage() for record in caplog.records)  # one is written while the next is segmented
-    assert a.startswith("a: kidney ")
+    assert a.startswith("1/3 a: kidney ")
     assert a.endswith(" s. Look twice.")
-    assert b.startswith(f"b: failed. {scans / 'b.nii.gz'}: ")
-    assert c.startswith("c: kidney ")
+    assert b == "2/3 b: failed."
+    assert c.startswith("3/3 c: kidney ")
 
 
 FLIPS = [(False, False, False), (True, False, False), (True, True, False), (False, True, True)]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kits.batch.record import file_checksum
 from kits.batch.report import CaseReport
 from kits.batch.submission import check_names, write_zip
+from kits.choices import Status
 from kits.errors import InputError, OutputError
 from kits.io.cases import Case
 
@@ -19,7 +21,7 @@ def reports(tmp_path):
     found = []
     for name, status in (statuses | {"prediction_00212.nii.gz": "failed"}).items():
         (tmp_path / name).write_text(name)
-        found.append(CaseReport(name, name, name, status))
+        found.append(CaseReport(name, name, name, Status(status), sha256=file_checksum(tmp_path / name)))
     return found
 
 
@@ -42,11 +44,23 @@ def test_an_incomplete_set_is_refused_unless_told(tmp_path, reports):
         assert len(archive.namelist()) == 2
 
 
-def test_a_zip_that_cannot_be_packed_whole_leaves_nothing(tmp_path, reports):
-    (tmp_path / "prediction_00211.nii.gz").unlink()
-    with pytest.raises(OutputError, match="cannot be written"):
+@pytest.mark.parametrize("harm", ["gone", "empty", "another", "a folder"])
+def test_a_label_map_that_is_not_the_one_that_was_written_is_not_packed(tmp_path, reports, harm):
+    path = tmp_path / "prediction_00211.nii.gz"
+    path.unlink()
+    if harm == "a folder":
+        path.mkdir()
+    elif harm != "gone":
+        path.write_text("" if harm == "empty" else "another")
+    with pytest.raises(OutputError, match=r"1 of 2 predictions are missing, prediction_00211"):
         write_zip(reports[:2], tmp_path, tmp_path / "submission.zip")
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".zip")]
+
+
+def test_an_empty_zip_is_never_written(tmp_path, reports):
+    with pytest.raises(OutputError, match="not written"):
+        write_zip(reports[2:], tmp_path, tmp_path / "submission.zip", allow_incomplete=True)
+    assert not (tmp_path / "submission.zip").exists()
 
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "prediction_210.nii.gz", "images/x/output.mha"])

@@ -1,7 +1,7 @@
 """The benches' own arithmetic: what is scored, against what, and who is said to be unseen."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from bench.accuracy import (
     tables,
     unseen_by,
 )
+from bench.improvements import line, measure, read_cases, variants
 from kits.errors import InputError
 from kits.io.images import write_image
+from kits.plan import Plan, improvements
 from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
 from train.cases import LabelledCase
 from train.config import PAPER, Data, Source, config_of
@@ -145,3 +147,36 @@ def test_sources_are_left_out_one_at_a_time() -> None:
     shares = {name: [source.share for source in varied.sources] for name, varied in without_each(data).items()}
     assert shares == {"all sources": [0.6, 0.4], "without a": [0.0, 0.4], "without b": [0.6, 0.0],
                       "without any of kind kits": [0.6, 0.0]}  # fmt: skip
+
+
+def test_every_improvement_is_measured_alone_both_ways() -> None:
+    plans = list(variants())
+    assert len(plans) == 2 + 2 * len(improvements())
+    for name, plan, base in plans:
+        changed = [f.name for f in fields(Plan) if getattr(plan, f.name) != getattr(base, f.name)]
+        assert len(changed) == (plan is not base)
+        assert all(one in name or (one, "our networks" in name) == ("mode", True) for one in changed)
+    assert len({plan for _, plan, _ in plans}) == len(plans)
+
+
+def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_forms(tmp_path: Path) -> None:
+    write_case(tmp_path / "volumes" / "one", ("ct.nii.gz", "label.nii.gz"))
+    write_case(tmp_path / "kits" / "case_00002", ("imaging.nii.gz", "segmentation.nii.gz"))
+    cases = read_cases([tmp_path / "volumes", tmp_path / "kits"], 15.0)
+    assert [(case.volume.name, case.slab) for case in cases] == [
+        ("one", False),
+        ("one", True),
+        ("kits-00002", False),
+        ("kits-00002", True),
+    ]
+    assert len(cases[1].truth) == len(cases[1].volume.hu) == 5
+    assert cases[1].truth.any()
+    figures = measure(threshold_cascade(), cases[::2])
+    assert (figures.kidney, figures.tumour) == (1, 1)
+    assert np.isnan(figures.false_ml)
+    assert figures.seconds > 0
+    worse = replace(figures, kidney=0.5)
+    assert line(worse, figures)[:3] == ["0.5000 (-0.5000)", "1.0000 (+0.0000)", "-"]
+    assert line(figures, figures)[:1] == ["1.0000"]
+    with pytest.raises(InputError, match="There is no labelled volume under"):
+        read_cases([tmp_path], 15.0)

@@ -9,9 +9,14 @@ import SimpleITK as sitk
 import torch
 
 from kits import Cascade, Volume
-from kits.cascade.cascade import Prediction, most_probable, remarks
+from kits.cascade.cascade import most_probable
+from kits.cascade.remarks import remarks
+from kits.cascade.stage import PREPROCESSING, Stage, Wrap
 from kits.errors import WeightsError
-from test.helpers.threshold import dice, member, oriented, phantom, phantom_volume, threshold_cascade
+from kits.geometry import Grids
+from kits.plan import NATIVE
+from kits.runtime.runtime import Runtime
+from test.helpers.threshold import Threshold, dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
@@ -106,7 +111,7 @@ def test_kidneys_at_the_edges_of_the_volume_are_whole_and_remarked_on() -> None:
 def test_kidneys_without_contrast_medium_are_remarked_on(kidney_hu: int, said: bool) -> None:
     volume, labels = phantom_volume()
     scan = Volume.from_array(np.where(labels > 0, kidney_hu, volume.hu).astype(np.int16), volume.spacing, "scan")
-    found = remarks(Prediction(labels, []), scan)
+    found = remarks(labels, [], scan, Grids.of(scan, NATIVE))
     assert any(f"The kidneys measure {kidney_hu} HU, as without contrast medium" in one for one in found) == said
 
 
@@ -159,7 +164,7 @@ def test_a_thin_scan_without_kidney_in_stage_1_is_looked_at_again_where_kidneys_
     def blind(stacks: torch.Tensor) -> torch.Tensor:
         return torch.tensor([20.0, 0.0, 0.0])[:, None, None].expand(len(stacks), 3, *stacks.shape[2:])
 
-    cascade.locators = [blind]
+    cascade.locator = replace(cascade.locator, networks=(blind,))
     assert np.array_equal(cascade.predict(thin).labels, truth)
     assert not cascade.predict(thick).labels.any()
 
@@ -185,8 +190,8 @@ def test_an_unknown_mode_is_refused() -> None:
 
 
 def test_weights_load_by_folder_name(tiny_weights: object) -> None:
-    cascade = Cascade.load(str(tiny_weights), device="cpu")
-    assert (len(cascade.locators), len(cascade.segmenters)) == (1, 2)
+    cascade = Cascade.load(str(tiny_weights), Runtime.of("cpu", runner="torch"))
+    assert (len(cascade.locator.networks), len(cascade.segmenter.networks)) == (1, 2)
 
 
 def test_a_mode_runs_the_networks_that_name_it_only() -> None:
@@ -195,7 +200,87 @@ def test_a_mode_runs_the_networks_that_name_it_only() -> None:
     paper = [replace(one, info=replace(one.info, modes=("paper",))) for one in paper]
     both = member("segment")
     stages = [[paper[0], ours[0]], [paper[1], ours[1], both]]
-    assert Cascade(*stages, "cpu", "native", "torch").members == [*ours, both]
-    assert Cascade(*stages, "cpu", "paper", "torch").members == [*paper, both]
+    assert Cascade(*stages, Runtime.of("cpu", "native", "torch")).members == [*ours, both]
+    assert Cascade(*stages, Runtime.of("cpu", "paper", "torch")).members == [*paper, both]
     with pytest.raises(WeightsError, match="none is a network of stage 1 for the mode paper"):
-        Cascade(ours[:1], stages[1], "cpu", "paper", "torch")
+        Cascade(ours[:1], stages[1], Runtime.of("cpu", "paper", "torch"))
+
+
+@pytest.mark.parametrize("mode", ["native", "paper"])
+def test_locate_and_segment_by_themselves_agree_with_predict(mode: str) -> None:
+    volume, _ = phantom_volume(shape=(60, 128, 160), spacing=(2.0, 0.8, 0.8))
+    cascade = threshold_cascade(mode)
+    whole = cascade.predict(volume, keep_probabilities=True)
+    regions = cascade.locate(volume)
+    assert regions == whole.regions
+    assert np.array_equal(cascade.label(volume, cascade.segment(volume, regions)), whole.labels)
+    percent = np.zeros((2, *volume.hu.shape), np.uint8)
+    for box, probabilities in cascade.segment(volume, regions):
+        both = torch.stack([1 - probabilities[:, 0], probabilities[:, 2]])
+        percent[(slice(None), *box)] = (100 * both).round().numpy()
+    assert np.array_equal(percent, whole.probabilities)
+
+
+class Swapped(Threshold):
+    """Takes kidney for tumour and tumour for kidney."""
+
+    def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:
+        return super().forward(x_BCYX)[:, [0, 2, 1]]
+
+
+def test_members_can_be_asked_alone_and_all_are_their_mean() -> None:
+    volume, truth = phantom_volume()
+    ours, wrong = member("segment"), member("segment", Swapped())
+    cascade = Cascade([member("locate")], [ours, wrong], Runtime.of("cpu", runner="torch"))
+    regions = cascade.locate(volume)
+    alone, other, both = (
+        next(iter(cascade.segment(volume, regions, members)))[1] for members in ([ours], [wrong], None)
+    )
+    assert torch.allclose((alone + other) / 2, both, atol=1e-6)
+    assert np.array_equal(cascade.label(volume, cascade.segment(volume, regions, [ours])), truth)
+    for stranger in ([], [member("segment")], [ours, cascade.locator.members[0]]):
+        with pytest.raises(ValueError, match=r"members must be some of this stage's \(segment, segment\)"):
+            cascade.segment(volume, regions, stranger)
+
+
+def test_stage_1s_own_answer_is_on_the_native_grid_and_covers_it() -> None:
+    volume, truth = phantom_volume(shape=(80, 128, 160), spacing=(1.5, 0.8, 0.8))
+    cascade = threshold_cascade()
+    reached = np.zeros(truth.shape, int)
+    for box, probabilities in cascade.segment_coarsely(volume):
+        reached[box] += 1
+        assert torch.allclose(probabilities.sum(1), torch.ones(()), atol=1e-5)
+    assert (reached == 1).all()
+    assert dice(cascade.label(volume, cascade.segment_coarsely(volume)) > 0, truth > 0) > 0.9
+
+
+def test_what_is_wrapped_around_a_cascade_sees_all_of_its_work_and_changes_nothing() -> None:
+    volume, truth = phantom_volume()
+    cascade = threshold_cascade()
+    calls: list[tuple[bool, str]] = []
+
+    def wrap_stage(stage: Stage) -> Wrap:
+        def wrap(part: str, run):  # type: ignore[no-untyped-def]
+            def called(*arguments: object) -> torch.Tensor:
+                calls.append((stage is cascade.locator, part))
+                return run(*arguments)
+
+            return called
+
+        return wrap
+
+    assert np.array_equal(cascade.wrapped(wrap_stage).predict(volume).labels, truth)
+    assert set(calls) == {(True, "locate"), (True, PREPROCESSING), (False, "segment"), (False, PREPROCESSING)}
+    seen = len(calls)
+    assert np.array_equal(cascade.predict(volume).labels, truth)
+    assert len(calls) == seen, "the cascade itself is as it was"
+
+
+def test_a_plan_travels_with_the_runtime() -> None:
+    volume, truth = phantom_volume()
+    plan = replace(NATIVE, kidneys=1)
+    runtime = replace(Runtime.of("cpu", runner="torch"), plan=plan)
+    cascade = Cascade([member("locate")], [member("segment")], runtime)
+    result = cascade.predict(volume)
+    assert (cascade.plan, len(result.regions)) == (plan, 1)
+    assert 0 < (result.labels > 0).sum() < (truth > 0).sum()

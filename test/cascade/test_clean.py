@@ -1,13 +1,33 @@
 """Components: what goes, what stays, and how the paper's limit carries over to other grids."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from kits.cascade.clean import clean, cysts_to_kidney, postprocess
-from kits.cascade.components import components, smallest_component, smallest_tumour
-from kits.geometry import bounding_box
+from kits.cascade.clean import clean
+from kits.cascade.components import components
+from kits.geometry import Grids, bounding_box
 from kits.io.volume import Volume
+from kits.plan import NATIVE, PAPER, Plan
+
+SPACING = (3.0, 0.8, 0.8)
+"""At which the working grid is the scan's own, so that ``smallest_voxels`` are its voxels."""
+BARE = replace(PAPER, tumour_needs_kidney=False, smallest_voxels=0)
+"""A plan without any rule."""
+VOXEL_ML = 3.0 * 0.8 * 0.8 / 1000
+
+
+def cleaned(labels: np.ndarray, hu: np.ndarray | None = None, **changes: object) -> np.ndarray:
+    """A copy of a label map after the rules that are switched on."""
+    return by_plan(replace(BARE, **changes), labels, hu)
+
+
+def by_plan(plan: Plan, labels: np.ndarray, hu: np.ndarray | None = None) -> np.ndarray:
+    hu = np.where(np.arange(labels.size).reshape(labels.shape) % 2, 40, -900) if hu is None else hu
+    volume = Volume.from_array(hu.astype(np.int16), SPACING, "scan")
+    return clean(labels.copy(), volume, Grids.of(volume, plan))
 
 
 def map_of(*boxes: tuple[int, tuple[slice, slice, slice]], shape: tuple[int, int, int] = (20, 40, 40)) -> np.ndarray:
@@ -29,78 +49,79 @@ def test_components_come_largest_first_and_without_the_small() -> None:
 
 def test_a_component_as_large_as_the_limit_stays() -> None:
     labels = map_of((1, CUBE))
-    assert (postprocess(labels.copy(), 1000) == labels).all()
-    assert not postprocess(labels.copy(), 1001).any()
+    assert (cleaned(labels, smallest_voxels=1000) == labels).all()
+    assert not cleaned(labels, smallest_voxels=1001).any()
 
 
 def test_kidney_and_tumour_count_together() -> None:
     labels = map_of((1, CUBE), (2, np.s_[5:15, 10:15, 5:15]))
-    assert (postprocess(labels.copy(), 1000) == labels).all()
+    assert (cleaned(labels, smallest_voxels=1000) == labels).all()
 
 
 def test_a_small_tumour_in_a_kidney_stays() -> None:
     labels = map_of((1, CUBE), (2, np.s_[9:10, 9:10, 9:10]))
-    assert (postprocess(labels.copy(), 900) == labels).all()
+    assert (cleaned(labels, smallest_voxels=900) == labels).all()
 
 
 def test_a_tumour_below_its_own_limit_becomes_kidney() -> None:
     large, small = (2, np.s_[5:15, 5:8, 5:15]), (2, np.s_[9:11, 12:14, 9:11])
     labels = map_of((1, CUBE), large, small)
-    assert (postprocess(labels.copy(), 100, tumour_smallest=8) == labels).all()
-    assert (postprocess(labels.copy(), 100, tumour_smallest=9) == map_of((1, CUBE), large)).all()
+    assert (cleaned(labels, smallest_tumour_ml=8 * VOXEL_ML) == labels).all()
+    assert (cleaned(labels, smallest_tumour_ml=9 * VOXEL_ML) == map_of((1, CUBE), large)).all()
 
 
 @pytest.mark.parametrize("slices", [slice(0, 2), slice(18, 20)])
 def test_but_not_if_the_scan_ends_in_it(slices: slice) -> None:
     labels = map_of((1, np.s_[:, 5:15, 5:15]), (2, np.s_[slices, 9:11, 9:11]))
-    assert (postprocess(labels.copy(), 100, tumour_smallest=100) == labels).all()
+    assert (cleaned(labels, smallest_tumour_ml=100 * VOXEL_ML) == labels).all()
 
 
-def test_the_smallest_tumour_is_a_millilitre_or_its_share_of_a_thin_scan_and_none_to_the_letter() -> None:
-    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(2000)
-    assert smallest_tumour((25, 512, 512), (2.0, 0.5, 0.5), False) == pytest.approx(1000)
-    assert smallest_tumour((100, 512, 512), (2.0, 0.5, 0.5), True) == 0
+def test_the_smallest_tumour_is_a_millilitre_or_its_share_of_a_thin_scan_and_none_in_the_paper() -> None:
+    spacing = (2.0, 0.5, 0.5)
+    assert Grids.from_shape((100, 512, 512), spacing, NATIVE).smallest_tumour == pytest.approx(2000)
+    assert Grids.from_shape((25, 512, 512), spacing, NATIVE).smallest_tumour == pytest.approx(1000)
+    assert Grids.from_shape((100, 512, 512), spacing, PAPER).smallest_tumour == 0
 
 
 def test_tumour_that_touches_no_kidney_goes() -> None:
     labels = map_of((1, CUBE), (2, np.s_[5:15, 20:30, 5:15]))
-    assert (postprocess(labels, 100) == map_of((1, CUBE))).all()
+    assert (cleaned(labels, tumour_needs_kidney=True) == map_of((1, CUBE))).all()
 
 
 @pytest.mark.parametrize("slices", [slice(0, 8), slice(12, 20)])
 def test_but_not_if_the_scan_ends_in_it_and_may_hide_its_kidney(slices: slice) -> None:
     labels = map_of((2, np.s_[slices, 20:30, 5:15]))
-    assert (postprocess(labels.copy(), 100) == labels).all()
+    assert (cleaned(labels, tumour_needs_kidney=True) == labels).all()
 
 
 def test_a_third_kidney_goes_but_in_the_paper() -> None:
     two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
     three = map_of(*two, (1, np.s_[5:10, 5:15, 25:35]))
-    assert (postprocess(three.copy(), 100) == map_of(*two)).all()
-    assert (postprocess(three.copy(), 100, to_the_letter=True) == three).all()
+    assert (cleaned(three, at_most_kidneys=True) == map_of(*two)).all()
+    assert (by_plan(replace(PAPER, smallest_voxels=100), three) == three).all()
 
 
 def test_what_goes_for_another_reason_takes_no_kidneys_place() -> None:
     two = (1, CUBE), (1, np.s_[5:15, 25:35, 5:15])
     labels = map_of(*two, (2, np.s_[2:18, 25:35, 20:35]))
-    assert (postprocess(labels, 100) == map_of(*two)).all()
+    assert (cleaned(labels, at_most_kidneys=True, tumour_needs_kidney=True) == map_of(*two)).all()
 
 
 def test_an_empty_map_stays_empty() -> None:
-    assert not postprocess(map_of(), 100).any()
+    assert not by_plan(NATIVE, map_of()).any()
 
 
 def test_the_limit_means_the_same_volume_on_every_grid() -> None:
-    shape, spacing = (200, 512, 512), (1.5, 0.8, 0.8)
-    assert smallest_component((100, 512, 512), shape, spacing, True) == 5000
-    assert smallest_component((100, 256, 256), shape, spacing, True) == 1250
-    assert smallest_component(shape, shape, spacing, True) == 10000
+    grids = Grids.from_shape((200, 512, 512), (1.5, 0.8, 0.8), PAPER)
+    assert grids.smallest_component((100, 512, 512)) == 5000
+    assert grids.smallest_component((100, 256, 256)) == 1250
+    assert grids.smallest_component((200, 512, 512)) == 10000
 
 
-def test_the_limit_shrinks_for_a_scan_too_thin_for_a_kidney_unless_to_the_letter() -> None:
-    shape, spacing = (10, 512, 512), (3.0, 0.8, 0.8)
-    assert smallest_component(shape, shape, spacing, False) == pytest.approx(1500)
-    assert smallest_component(shape, shape, spacing, True) == 5000
+def test_the_limit_shrinks_for_a_scan_too_thin_for_a_kidney_but_in_the_paper() -> None:
+    shape = (10, 512, 512)
+    assert Grids.from_shape(shape, SPACING, NATIVE).smallest_component(shape) == pytest.approx(1500)
+    assert Grids.from_shape(shape, SPACING, PAPER).smallest_component(shape) == 5000
 
 
 def test_the_bounding_box_is_tight() -> None:
@@ -112,7 +133,6 @@ def test_the_bounding_box_is_tight() -> None:
 
 LESION = np.s_[8:13, 12:32, 12:32]
 """16 mm across at 0.8 mm."""
-SPACING = (3.0, 0.8, 0.8)
 
 
 def kidney_with_lesion(lesion_hu: float, kidney_hu: float = 150.0, noise_hu: float = 10.0) -> tuple[np.ndarray, ...]:
@@ -125,9 +145,9 @@ def kidney_with_lesion(lesion_hu: float, kidney_hu: float = 150.0, noise_hu: flo
 
 def test_what_looks_like_water_is_no_tumour() -> None:
     labels, hu = kidney_with_lesion(5.0)
-    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == np.minimum(labels, 1)).all()
+    assert (cleaned(labels, hu, cysts_are_kidney=True) == np.minimum(labels, 1)).all()
     noisy = kidney_with_lesion(5.0, noise_hu=40.0)[1]
-    assert (cysts_to_kidney(labels.copy(), noisy, SPACING) == np.minimum(labels, 1)).all()
+    assert (cleaned(labels, noisy, cysts_are_kidney=True) == np.minimum(labels, 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -137,14 +157,14 @@ def test_what_looks_like_water_is_no_tumour() -> None:
 )
 def test_what_may_be_a_tumour_stays_one(lesion_hu: float, kidney_hu: float) -> None:
     labels, hu = kidney_with_lesion(lesion_hu, kidney_hu)
-    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+    assert (cleaned(labels, hu, cysts_are_kidney=True) == labels).all()
 
 
 def test_a_dark_tumour_with_bright_walls_stays_one() -> None:
     labels, hu = kidney_with_lesion(5.0)
     hu[:, 15:29, 20:24] = 120
     assert np.median(hu[LESION]) < 15
-    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == labels).all()
+    assert (cleaned(labels, hu, cysts_are_kidney=True) == labels).all()
 
 
 def test_each_lesion_is_judged_by_itself() -> None:
@@ -152,16 +172,15 @@ def test_each_lesion_is_judged_by_itself() -> None:
     solid = np.s_[4:7, 14:30, 14:30]
     labels[solid], hu[solid] = 2, 90
     expected = np.where(hu == 90, labels, np.minimum(labels, 1))
-    assert (cysts_to_kidney(labels.copy(), hu, SPACING) == expected).all()
+    assert (cleaned(labels, hu, cysts_are_kidney=True) == expected).all()
 
 
 @pytest.mark.parametrize("labels", [map_of(), map_of((2, CUBE)), map_of((1, CUBE))])
 def test_without_a_kidney_or_a_tumour_no_cyst_is_sought(labels: np.ndarray) -> None:
-    assert (cysts_to_kidney(labels.copy(), np.zeros(labels.shape, np.int16), SPACING) == labels).all()
+    assert (cleaned(labels, cysts_are_kidney=True) == labels).all()
 
 
-def test_to_the_letter_a_cyst_stays_what_the_networks_called_it() -> None:
+def test_in_the_paper_a_cyst_stays_what_the_networks_called_it() -> None:
     labels, hu = kidney_with_lesion(5.0)
-    volume = Volume.from_array(hu, SPACING, "scan")
-    assert (clean(labels.copy(), volume) == np.minimum(labels, 1)).all()
-    assert (clean(labels.copy(), volume, to_the_letter=True) == labels).all()
+    assert (by_plan(NATIVE, labels, hu) == np.minimum(labels, 1)).all()
+    assert (by_plan(PAPER, labels, hu) == labels).all()

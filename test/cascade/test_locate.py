@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 
-from kits.cascade.locate import LOOK_EVERY, MARGIN_MM, locate
-from kits.runtime.engine import Engine
-from test.helpers.threshold import NORM, Threshold, phantom_volume
+from kits.cascade.locate import locate
+from kits.geometry import Grids, Region
+from kits.io.volume import Volume
+from kits.plan import NATIVE, PAPER, Plan
+from test.helpers.threshold import Threshold, phantom_volume, stage
 
 
-def regions(to_the_letter: bool = False, **settings: object) -> tuple[list, np.ndarray]:
+def located(volume: Volume, plan: Plan = NATIVE) -> list[Region]:
+    return locate(volume, Grids.of(volume, plan), stage())
+
+
+def regions(plan: Plan = NATIVE, **settings: object) -> tuple[list, np.ndarray]:
     volume, truth = phantom_volume(**settings)
-    return locate(volume, [Threshold()], NORM, Engine("cpu"), to_the_letter), truth
+    return located(volume, plan), truth
 
 
 def test_a_region_holds_its_kidney_with_a_margin_above_and_below() -> None:
@@ -19,8 +25,8 @@ def test_a_region_holds_its_kidney_with_a_margin_above_and_below() -> None:
         kidney = np.argwhere(truth[half]) + np.array([0, 0, half[2].start or 0])
         (top, column), *rest = region.windows
         assert not rest
-        assert region.first <= kidney[:, 0].min() - MARGIN_MM / 3
-        assert region.last > kidney[:, 0].max() + MARGIN_MM / 3
+        assert region.first <= kidney[:, 0].min() - NATIVE.margin_mm / 3
+        assert region.last > kidney[:, 0].max() + NATIVE.margin_mm / 3
         assert top <= kidney[:, 1].min()
         assert kidney[:, 1].max() < top + 256
         assert column <= kidney[:, 2].min()
@@ -42,10 +48,10 @@ def test_only_the_two_largest_components_are_kidneys_largest_first() -> None:
     places = ((0.5, 0.5, 0.2), (0.5, 0.5, 0.5), (0.5, 0.5, 0.8))
     volume, _ = phantom_volume(shape=(40, 128, 400), kidneys=places, tumour_mm=0)
     volume.hu[:, :, 160:240][volume.hu[:, :, 160:240] > 100] = 40
-    found = locate(volume, [Threshold()], NORM, Engine("cpu"))
+    found = located(volume)
     assert len(found) == 2
     volume, _ = phantom_volume(shape=(40, 128, 400), kidneys=places, tumour_mm=0)
-    assert len(locate(volume, [Threshold()], NORM, Engine("cpu"))) == 2
+    assert len(located(volume)) == 2
 
 
 def test_a_component_under_the_papers_limit_is_no_kidney() -> None:
@@ -53,27 +59,27 @@ def test_a_component_under_the_papers_limit_is_no_kidney() -> None:
     assert regions(**small)[0] == []
 
 
-def test_a_thin_scan_keeps_its_slab_of_kidney_unless_to_the_letter() -> None:
+def test_a_thin_scan_keeps_its_slab_of_kidney_unless_in_the_paper() -> None:
     thin = {"shape": (3, 128, 160), "kidneys": ((0.5, 0.5, 0.5),), "tumour_mm": 0}
     assert len(regions(**thin)[0]) == 1
-    assert regions(to_the_letter=True, **thin)[0] == []
+    assert regions(PAPER, **thin)[0] == []
 
 
-def test_only_some_slices_are_looked_at_unless_to_the_letter() -> None:
+def test_only_some_slices_are_looked_at_unless_in_the_paper() -> None:
     volume, _ = phantom_volume(shape=(60, 128, 160))
     seen = []
-    for to_the_letter in (False, True):
+    for plan in (NATIVE, PAPER):
         network = Threshold()
-        locate(volume, [network], NORM, Engine("cpu"), to_the_letter)
+        locate(volume, Grids.of(volume, plan), stage(network))
         seen.append(network.seen)
-    assert 60 / LOOK_EVERY < seen[0] < 60 / 2
+    assert 60 / NATIVE.look_every < seen[0] < 60 / 2
     assert seen[1] == 60
 
 
 @pytest.mark.parametrize("centre", [0.40, 0.42, 0.44, 0.46, 0.48, 0.50])
 def test_regions_end_where_they_would_if_every_slice_were_looked_at(centre: float) -> None:
     places = ((centre, 0.5, 0.2), (centre + 0.11, 0.5, 0.8))
-    few, every = (regions(to_the_letter=letter, shape=(61, 300, 400), kidneys=places)[0] for letter in (False, True))
+    few, every = (regions(plan, shape=(61, 300, 400), kidneys=places)[0] for plan in (NATIVE, PAPER))
     assert [(region.first, region.last) for region in few] == [(region.first, region.last) for region in every]
 
 
@@ -82,7 +88,7 @@ def test_what_ends_between_slices_looked_at_is_not_linked_to_what_begins_there()
     kidney_ends = np.flatnonzero((volume.hu > 120).any((1, 2)))[-1]
     first = 4 + 3 * (kidney_ends // 3)  # the next slice looked at, two or more after the kidney's last
     volume.hu[first : first + 8, 60:70, 75:85] = 180  # far smaller than the kidney, in line with it
-    few, every = (locate(volume, [Threshold()], NORM, Engine("cpu"), letter) for letter in (False, True))
+    few, every = (located(volume, plan) for plan in (NATIVE, PAPER))
     assert few == every
 
 

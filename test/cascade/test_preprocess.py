@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from kits.cascade import preprocess as module
-from kits.cascade.preprocess import preprocess, working_shape
-from kits.normalisation import HU_WINDOW, Normalisation
+from kits.cascade.preprocess import Slices
+from kits.geometry import Grids
+from kits.normalisation import Normalisation
+from kits.plan import HU_WINDOW, NATIVE, PAPER
 
 CPU = torch.device("cpu")
 NORM = Normalisation(mean=58.5, std=73.25)
@@ -46,6 +48,10 @@ def filtered(hu, shape):
         padded = np.take(out, np.clip(taps, 0, length - 1), axis)
         out = np.moveaxis(np.tensordot(weights, padded, (1, axis)), 0, axis)
     return out
+
+
+def preprocess(hu, shape, norm, device):
+    return Slices(hu, shape, norm, device).slab()
 
 
 def standardised(hu, norm):
@@ -106,7 +112,7 @@ def test_some_slices_are_those_of_the_whole(shape):
     hu = noise((41, 12, 14))
     whole = preprocess(hu, shape, UNIT, CPU)
     for start, stop in ((0, 4), (3, 7), (shape[0] - 1, shape[0])):
-        part = preprocess(hu, shape, UNIT, CPU, start, stop)
+        part = Slices(hu, shape, UNIT, CPU).slab(start, stop)
         torch.testing.assert_close(part, whole[start:stop], rtol=0, atol=TOLERANCE_HU)
 
 
@@ -165,13 +171,14 @@ def test_the_gpu_gives_the_same_as_the_cpu(monkeypatch, shape):
     ],
 )
 def test_the_working_shape(shape, spacing, expected):
-    assert working_shape(shape, spacing) == expected
-    assert working_shape(shape, spacing, reslice=False) == (shape[0], *expected[1:])
+    grids = Grids.from_shape(shape, spacing, NATIVE)
+    assert grids.resliced.shape == expected
+    assert grids.working.shape == (shape[0], *expected[1:])
 
 
 def test_the_paper_keeps_kits_own_pixels_however_fine():
     for spacing, expected in (((3.0, 0.4, 0.4), (60, 512, 796)), ((3.0, 0.39, 0.39), (60, 256, 398))):
-        assert working_shape((60, 512, 796), spacing, to_the_letter=True) == expected
+        assert Grids.from_shape((60, 512, 796), spacing, PAPER).working.shape == expected
 
 
 def test_air_is_what_air_becomes():

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kits.cascade.segment import segment, to_native_slices
-from kits.geometry import CHUNK, Region, spans
-from kits.runtime.engine import Engine
-from test.helpers.threshold import NORM, Threshold, phantom_volume
+from kits.geometry import CHUNK, Grids, Region, spans
+from kits.plan import NATIVE, PAPER, Plan
+from test.helpers.threshold import NORM, phantom_volume, stage
 
 HERE, THERE = (0, 0), (0, 100)
 
@@ -30,18 +30,18 @@ def test_native_slices_take_interpolated_probabilities(depth: int, resliced: int
     assert torch.allclose(native[:, 0, 0, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("to_the_letter", [False, True])
-def test_chunks_reach_every_slice_of_a_region_once_and_no_other(to_the_letter: bool) -> None:
+@pytest.mark.parametrize("plan", [NATIVE, PAPER], ids=["native", "paper"])
+def test_chunks_reach_every_slice_of_a_region_once_and_no_other(plan: Plan) -> None:
     volume, _ = phantom_volume(shape=(100, 64, 64), spacing=(1.5, 0.8, 0.8))
     regions = [Region(10, 90, ((0, 0),)), Region(30, 60, ((0, 0),))]
     reached = [
         index
-        for (slices, _, _), _ in segment(volume, regions, [Threshold()], NORM, Engine("cpu", "torch"), to_the_letter)
+        for (slices, _, _), _ in segment(volume, Grids.of(volume, plan), regions, stage())
         for index in range(slices.start, slices.stop)
     ]
     assert sorted(set(reached)) == sorted(set(reached) & set(range(8, 92)))
     assert set(range(11, 89)) <= set(reached)
-    if not to_the_letter:
+    if plan.every_slice:
         assert reached == list(range(10, 90))
 
 
@@ -55,18 +55,18 @@ def test_native_neighbours_lie_three_and_six_millimetres_away() -> None:
 
     volume, _ = phantom_volume(shape=(CHUNK * 3, 32, 32), spacing=(1.2, 0.8, 0.8), kidneys=())
     volume.hu[:] = (torch.arange(CHUNK * 3) * 2)[:, None, None].numpy()  # 2 HU a slice: 5 HU every 3 mm
-    list(segment(volume, [Region(20, 70, ((0, 0),))], [Spy()], NORM, Engine("cpu")))
+    list(segment(volume, Grids.of(volume, NATIVE), [Region(20, 70, ((0, 0),))], stage(Spy())))
     hu = torch.cat(seen) * NORM.std + NORM.mean
     expected = torch.arange(20, 70)[:, None] * 2.0 + torch.tensor([-10.0, -5.0, 0.0, 5.0, 10.0])
     assert torch.allclose(hu, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("to_the_letter", [False, True])
-def test_only_the_part_of_the_plane_that_windows_reach_is_worked_on(to_the_letter: bool) -> None:
+@pytest.mark.parametrize("plan", [NATIVE, PAPER], ids=["native", "paper"])
+def test_only_the_part_of_the_plane_that_windows_reach_is_worked_on(plan: Plan) -> None:
     volume, truth = phantom_volume(shape=(20, 300, 600), kidneys=((0.5, 0.5, 0.5),), tumour_mm=0)
     found = np.zeros_like(truth)
     region = Region(0, 20, ((20, 150), (30, 200)))
-    for box, chunk in segment(volume, [region], [Threshold()], NORM, Engine("cpu", "torch"), to_the_letter):
+    for box, chunk in segment(volume, Grids.of(volume, plan), [region], stage()):
         assert box[1:] == (slice(20, 286), slice(150, 456))
         assert tuple(chunk.shape[2:]) == (266, 306)
         found[box] = chunk.argmax(1).numpy()
@@ -75,4 +75,4 @@ def test_only_the_part_of_the_plane_that_windows_reach_is_worked_on(to_the_lette
 
 def test_without_a_region_there_is_nothing_to_do() -> None:
     volume, _ = phantom_volume(shape=(5, 64, 64))
-    assert list(segment(volume, [], [Threshold()], NORM, Engine("cpu", "torch"))) == []
+    assert list(segment(volume, Grids.of(volume, NATIVE), [], stage())) == []

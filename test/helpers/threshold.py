@@ -6,8 +6,12 @@ import torch
 from torch import nn
 
 from kits.cascade.cascade import Cascade
+from kits.cascade.stage import Stage
+from kits.choices import Role
 from kits.io.volume import Volume
 from kits.normalisation import Normalisation
+from kits.runtime.engine import Engine
+from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member, WeightsInfo
 
 NORM = Normalisation(50.0, 80.0)
@@ -30,11 +34,16 @@ class Threshold(nn.Module):
 
 def member(role: str, network: nn.Module | None = None) -> Member:
     """A threshold network, or another, as a member of the cascade."""
-    return Member(role, network or Threshold(), WeightsInfo(role, "res-unet", NORM, "nothing", "Apache-2.0"))
+    return Member(role, network or Threshold(), WeightsInfo(Role(role), "res-unet", NORM, "nothing", "Apache-2.0"))
+
+
+def stage(network: nn.Module | None = None) -> Stage:
+    """A stage of one threshold network, or of another, on this CPU."""
+    return Stage.of([member("segment", network)], Engine("cpu", "torch"))
 
 
 def threshold_cascade(mode: str = "native") -> Cascade:
-    return Cascade([member("locate")], [member("segment"), member("segment")], "cpu", mode, "torch")
+    return Cascade([member("locate")], [member("segment"), member("segment")], Runtime.of("cpu", mode, "torch"))
 
 
 def phantom(

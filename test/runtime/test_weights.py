@@ -9,10 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from kits.choices import Mode
 from kits.errors import WeightsError
 from kits.networks import ResNet, ResUNet
 from kits.normalisation import Normalisation
-from kits.runtime.weights import CHECKSUMS, MODES, WeightsInfo, load_member, load_members, save_weights, write_checksums
+from kits.runtime.weights import CHECKSUMS, WeightsInfo, load_member, load_members, save_weights, write_checksums
 
 INFO = WeightsInfo(
     role="segment",
@@ -252,7 +253,7 @@ def test_a_weight_file_says_which_modes_run_it_and_is_for_all_if_it_does_not(tmp
     assert load_member(tmp_path / "one.safetensors").info.modes == ("paper",)
     path = unlisted / "res-net.safetensors"
     rewrite(path, modes=None)
-    assert load_member(path).info.modes == MODES
+    assert load_member(path).info.modes == tuple(Mode)
     rewrite(path, modes="native slow")
     with pytest.raises(WeightsError, match=r"res-net\.safetensors does not fit its own description .*slow"):
         load_member(path)

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,13 @@ from kits.cascade.cascade import Cascade
 from kits.errors import InputError
 from kits.io.cases import find_cases
 from kits.io.images import read_volume
+from kits.io.volume import Volume
+from kits.plan import PAPER as PAPER_PLAN
+from kits.runtime.engine import Engine
+from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member
 from kits.score.metrics import score_case, score_folders
-from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom
+from test.helpers.threshold import NORM, TUMOUR, Threshold, member, oriented, phantom, threshold_cascade
 from train import evaluate as module
 from train.evaluate import add_arguments, evaluate, main
 from train.figure4 import examples
@@ -58,7 +63,7 @@ def trio(suffix: str = "") -> tuple[list[Member], list[Member]]:
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[Member], list[Member]]]:
     """Weights folders by name, in memory, whose networks run as they are, without being compiled."""
     folders = {"weights": trio()}
-    monkeypatch.setattr(module.Engine, "place", lambda self, network: network)
+    monkeypatch.setattr(Engine, "place", lambda self, network: network)
     monkeypatch.setattr(module, "load_members", lambda folder: folders[folder.name])
     return folders
 
@@ -124,15 +129,14 @@ def test_the_ensembles_scores_are_those_of_kits_score_on_its_label_maps(data, tm
 
 @pytest.mark.parametrize("mode", ["native", "paper"])
 def test_each_member_of_stage_2_is_scored_as_the_cascade_with_it_alone(data, tmp_path, weights, mode, monkeypatch):
-    monkeypatch.setattr(
-        "kits.cascade.components.SMALLEST_VOXELS", 500
-    )  # to the letter, 5000 is more than these kidneys have
+    # the paper's 5000 are more than these kidneys have
+    monkeypatch.setattr("kits.plan.PAPER", replace(PAPER_PLAN, smallest_voxels=500))
     table = evaluate([Fold(Path("weights"), ("case_00001",))], data, tmp_path / "out", mode)
     locators, segmenters = trio()
     volume = read_volume(find_cases(data)[0])
     _, truth = phantom(**SMALL)
     for name, members in [(one.name, [one]) for one in segmenters] + [(ENSEMBLE, segmenters)]:
-        labels = Cascade(locators, members, "cpu", mode).predict(volume).labels
+        labels = Cascade(locators, members, Runtime.of("cpu", mode)).predict(volume).labels
         expected = score_case(labels, rough(truth), SPACING, "kits19")
         (score,) = (one for one in table.scores if one.network == name)
         assert {"kidney+tumour": score.kidney, "tumour": score.tumour} == expected
@@ -145,9 +149,9 @@ def test_each_member_of_stage_2_is_scored_as_the_cascade_with_it_alone(data, tmp
 )
 def test_stage_1_alone_answers_on_the_native_grid(shape, spacing):
     hu, truth = phantom(shape=shape, spacing=spacing, radius_mm=(18.0, 15.0, 15.0), tumour_mm=7.0)
-    volume = module.Volume.from_array(hu, spacing)
-    engine = module.Engine("cpu")
-    labels = module.stage1_labels(volume, Threshold(), NORM, engine)
+    volume = Volume.from_array(hu, spacing)
+    cascade = threshold_cascade()
+    labels = cascade.label(volume, cascade.segment_coarsely(volume))
     assert labels.shape == shape
     assert labels.dtype == np.uint8
     score = score_case(labels, truth, spacing, "kits19")
@@ -339,7 +343,7 @@ def test_the_table_grows_case_by_case(data, tmp_path, weights, monkeypatch):
 
 
 def test_weight_files_are_judged_from_end_to_end(tmp_path, threshold_weights, monkeypatch):
-    monkeypatch.setattr(module.Engine, "place", lambda self, network: network)
+    monkeypatch.setattr(Engine, "place", lambda self, network: network)
     hu, labels = phantom(shape=(3, 96, 128), radius_mm=(4.0, 15.0, 15.0), tumour_mm=7.0)
     write_case(tmp_path / "data", 7, hu, labels, KITS_AXES)
     assert call("--data", tmp_path / "data", "--weights", threshold_weights, "--out", tmp_path / "out") == 0

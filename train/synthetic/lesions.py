@@ -8,6 +8,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
+from kits.geometry import Spacing
 from train.synthetic.fields import smooth_field
 from train.synthetic.noise import around, noise_like
 from train.synthetic.shapes import coverage, distance, lump, offsets_mm, push
@@ -25,8 +26,6 @@ SKIN_MM = 25.0  # nothing grows nearer to the skin: there lies the wall of the b
 MOST_INVADED = 0.25  # the share of a lesion that may lie in other organs or the wall of the body
 KEPT_KIDNEY = 0.3
 """A lesion leaves at least this share of the kidney in its surroundings, so that one can tell where it grew."""
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

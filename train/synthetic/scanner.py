@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 from scipy import fft, ndimage
 
+from kits.geometry import Spacing
 from train.synthetic.fields import smooth_field
 
-Spacing = tuple[float, float, float]
 SLICE_MM = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 5.0)
 SLICE_SHARES = (0.02, 0.04, 0.16, 0.1, 0.1, 0.12, 0.14, 0.2, 0.12)
 """KiTS: 0.5 to 5 mm, mostly 1 to 3."""

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from kits.errors import InputError
+from kits.geometry import Spacing
 from kits.io.images import read_image
 from kits.io.volume import Grid
 from train.cases import patient_of, read_pair
@@ -20,7 +21,6 @@ from train.cases import patient_of, read_pair
 COARSEST_MM = 2.0
 """A scan with larger pixels is no background: what is painted into it would be sharper than it is."""
 
-Spacing = tuple[float, float, float]
 log = logging.getLogger(__name__)
 
 
