@@ -75,15 +75,9 @@ def scatter(
         Exception: what a worker's making or ``run`` raises, since a task's own failure is for ``run`` to return.
     """
     import ray
-    from ray.exceptions import (
-        ActorDiedError,
-        ActorUnavailableError,
-        NodeDiedError,
-        OutOfMemoryError,
-        WorkerCrashedError,
-    )
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-    deaths = (ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
+    deaths = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
     remote: Any = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)(worker)
     pool = _Pool(lambda: remote.remote(*arguments))
     waiting, tries = deque(range(len(tasks))), Counter[int]()
@@ -100,7 +94,10 @@ def scatter(
                 try:
                     yield number, ray.get(done)
                     pool.idle.append(who)
+                except RayTaskError as error:
+                    raise error.cause from error
                 except deaths as death:
+                    ray.kill(who)  # one that only cannot be reached would do the task beside another
                     reason = " ".join(str(death).split())[:300]
                     if not _machine_lost(death):
                         tries[number] += 1
