@@ -21,6 +21,7 @@ COMMANDS = {
     "segment": ("kits.batch.command", "find kidneys and kidney tumours in CT volumes"),
     "score": ("kits.score.__main__", "compare label maps with references, as KiTS does"),
     "overlay": ("kits.batch.overlay_command", "draw a label map that exists on its scan"),
+    "manifest": ("kits.cohort.records", "one table of all finished cases of an output folder"),
     "demo": ("kits.demo", "fetch the example scan, or draw what was found in it"),
     "train": ("train.__main__", "train the networks (pip install 'kits-cascade[train]')"),
 }
