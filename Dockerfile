@@ -10,11 +10,11 @@ ARG TORCH=cuda
 ARG TORCH_INDEX=
 
 RUN python -m venv /opt/venv
-COPY requirements.txt /tmp/
+COPY requirements.txt requirements-report.txt /tmp/
 # The last torch that PyPI has for CUDA 12, and the same DALI built for it.
 RUN if [ "$TORCH" = cuda12 ]; then sed -i 's/^torch==.*/torch==2.10.0/; s/dali-cuda130/dali-cuda120/' /tmp/requirements.txt; fi
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /tmp/requirements.txt
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /tmp/requirements-report.txt
 
 # A torch of the other kind would run, but slowly or with gigabytes of libraries for nothing.
 RUN /opt/venv/bin/python -c "import sys, torch; \
@@ -23,7 +23,7 @@ sys.exit({None: 'cpu', '12': 'cuda12', '13': 'cuda'}.get(torch.version.cuda and 
 
 # What only building, testing or other Pythons need; then, on a CPU, DALI's GPU decoders of JPEG, TIFF and the like.
 RUN cd /opt/venv/lib/python3.11/site-packages && \
-    find scipy sympy networkx mpmath -depth -type d -name tests -exec rm -r {} + && \
+    find scipy skimage sympy networkx mpmath -depth -type d -name tests -exec rm -r {} + && \
     find nvidia -name '*.cpython-3*.so' ! -name '*.cpython-311-*' -delete && \
     find nvidia -depth -type d -name include -exec rm -r {} + && \
     find torch/bin -type f ! -name torch_shm_manager -delete && \
@@ -45,13 +45,13 @@ COPY weights weights
 RUN cd weights && sha256sum --check --strict SHA256SUMS
 COPY LICENSE process.py ./
 COPY kits kits
+# The viewer pages' library, where the checkout has not fetched it; without it only --html cannot be had.
+RUN python -m kits.batch.viewer.fetch --if-missing || echo "Without NiiVue: --html will end with a sentence."
 RUN python -m compileall -q process.py kits && python process.py --help >/dev/null
 
-ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kits-cascade" \
       org.opencontainers.image.description="Kidneys and kidney tumours in abdominal CT" \
-      org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-NC-SA-4.0"
 
