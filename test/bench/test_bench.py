@@ -28,8 +28,10 @@ from kits.errors import InputError
 from kits.io.images import write_image
 from kits.plan import NATIVE, Plan, improvements
 from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
-from train.cases import LabelledCase
-from train.config import PAPER, Data, Source, config_of
+from train.config import Data, Source
+from train.data.cases import LabelledCase
+from train.presets import PAPER
+from train.settings import config_of
 
 SPACING = (3.0, 0.8, 0.8)
 NAMES = ("locate", "segment", "segment")
