@@ -198,8 +198,8 @@ def main() -> None:
     columns = [f"{what}, {title}" for title, group in zip(titles, groups, strict=True) if group for what in measures]
     text = (
         f"# What each improvement is worth\n\n{where}; {names}\n\nMean over cases: Dice of kidney with tumour, Dice of "
-        "tumour where there is one, millilitres of it where there is none. In brackets what the switch changes: no Dice "
-        "where nothing in these scans is of the kind that it is for. Seconds vary by about a tenth.\n\n"
+        "tumour where there is one, millilitres of it where there is none. In brackets what the switch changes: no "
+        "Dice where nothing in these scans is of the kind that it is for. Seconds vary by about a tenth.\n\n"
         + table(["plan", *columns], rows)
     )
     save("improvements", arguments.out, text, {"machine": where, "columns": columns, "rows": rows})
