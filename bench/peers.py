@@ -194,7 +194,7 @@ def run_ours(scan: Path, device: str, mode: str, folder: Path) -> tuple[float, U
     options: list[str | Path] = ["--output", output, "--mode", mode, "--device", device, "--report", report]
     usage, _ = measured(["process.py", "--input", scan, *options])
     (case,) = json.loads(report.read_text(encoding="utf-8"))
-    if min(case["right"]["kidney_ml"], case["left"]["kidney_ml"]) < 50:
+    if min(case["right"]["parenchyma_ml"], case["left"]["parenchyma_ml"]) < 50:
         raise RuntimeError(f"the kidneys of the simulated scan were not found: {case}")
     return sum(case["seconds"].values()), usage, [f"{name} {s:.1f}" for name, s in case["seconds"].items()]
 

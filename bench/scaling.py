@@ -37,7 +37,7 @@ def over_slices(counts: list[int], rows: int, device: str, folder: Path) -> list
         found.append(
             {"slices": count, "mm": round(thickness, 2), "seconds": sum(case["seconds"].values())}
             | {"stages": case["seconds"], "peak": usage.peak, "cpu": usage.cpu, "wall": usage.wall}
-            | {"kidney_ml": case["right"]["kidney_ml"] + case["left"]["kidney_ml"]}
+            | {"kidney_ml": case["right"]["parenchyma_ml"] + case["left"]["parenchyma_ml"]}
         )
         print(found[-1], flush=True)
         scan.unlink()

@@ -2,8 +2,8 @@
 
 from enum import Enum
 
-KIDNEY, TUMOUR = 1, 2
-"""What label maps call them; 0 is background."""
+KIDNEY, TUMOUR, CYST = 1, 2, 3
+"""What label maps call them; 0 is background. The cascade makes no cysts: to KiTS19 they are kidney."""
 
 
 class Choice(str, Enum):

@@ -63,7 +63,7 @@ class Record:
 
     def has(self, option: str, files: Sequence[Path]) -> bool:
         """Whether an extra of these labels is there."""
-        return self.extras.get(option) == [str(file) for file in files] and all(file.is_file() for file in files)
+        return self.extras.get(option, []) == [str(file) for file in files] and all(file.is_file() for file in files)
 
 
 def read_record(folder: Path, case: Case) -> Record | None:

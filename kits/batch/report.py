@@ -7,20 +7,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cc3d
 import numpy as np
 
 from kits.batch.outputs import Output
-from kits.cascade.cascade import KIDNEY, TUMOUR
 from kits.choices import Status
 from kits.errors import OutputError, disk_is_full
-from kits.geometry import bounding_box
 from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
 from kits.io.volume import Volume
+from kits.measure.sides import left_side
+from kits.runtime.memory import LEAST_BASE_BYTES
 
-BODY_HU = -300
 log = logging.getLogger(__name__)
 
 
@@ -33,12 +32,14 @@ class Outputs:
         extras: what else is written of each case.
         skip_existing: leave alone the cases that are done, of the same input and in the same way.
         recipe: what decides the labels: version, mode, checksums of the weights, options.
+        base_bytes: memory that the smallest scan takes, for a look before reading.
     """
 
     folder: Path
     extras: tuple[Output, ...] = ()
     skip_existing: bool = False
     recipe: Mapping[str, object] = field(default_factory=dict)
+    base_bytes: int = LEAST_BASE_BYTES
 
 
 @dataclass
@@ -46,8 +47,9 @@ class CaseReport:
     """A case's line in the manifest: what became of it (``error`` says why) and what was found.
 
     Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
-    ``codes`` are those of the warnings that have one, ``missing`` tells of what is extra and could not be written,
-    ``sha256`` is the label map's file's. A skipped case has the figures of the run that made its label map.
+    ``measurements`` are those of ``kits.measure`` (docs/measurements.md). ``codes`` are those of the warnings that have
+    one, ``missing`` tells of what is extra and could not be written, ``sha256`` is the label map's file's. A skipped
+    case has the figures of the run that made its label map.
     """
 
     name: str
@@ -60,6 +62,7 @@ class CaseReport:
     seconds: dict[str, float] = field(default_factory=dict)
     right: dict[str, float] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -132,26 +135,27 @@ def unfinished(reports: Sequence[CaseReport]) -> list[str]:
 
 
 def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-    """Voxels and millilitres of kidney and tumour on the patient's right and left.
+    """Voxels and millilitres on the patient's right and left: kidney with masses, parenchyma (label kidney), tumour.
 
-    A component of kidney and tumour belongs to the side of the body's middle on which its centroid lies.
+    What counts for which side: see ``kits.measure.sides.left_side``.
     """
-    names = (("kidney", KIDNEY), ("tumour", TUMOUR))
-    counts = np.zeros((2, 2), np.int64)
-    if box := bounding_box(labels > 0):
-        crop = labels[box]
-        components = cc3d.connected_components(crop > 0)
-        centroids = box[2].start + cc3d.statistics(components)["centroids"][:, 2]
-        middle = np.median(np.nonzero(volume.hu[box[0]][::8, ::4] > BODY_HU)[2])
-        is_left = (centroids > middle)[components]
-        for index, (_, label) in enumerate(names):
-            counts[:, index] = np.bincount(is_left[crop == label], minlength=2)
-    right, left = (
-        {f"{name}_voxels": int(n) for (name, _), n in zip(names, side, strict=True)}
-        | {f"{name}_ml": round(n * volume.voxel_ml, 2) for (name, _), n in zip(names, side, strict=True)}
-        for side in counts.tolist()
-    )
-    return right, left
+    found = left_side(labels, volume.hu)
+    sides: list[dict[str, float]] = []
+    for is_left in (False, True):
+        voxels = dict.fromkeys(("kidney_with_masses", "parenchyma", "tumour"), 0)
+        if found:
+            box, left = found
+            _, parenchyma, tumour, *more = np.bincount(labels[box][left == is_left], minlength=3).tolist()
+            voxels = {
+                "kidney_with_masses": parenchyma + tumour + sum(more),
+                "parenchyma": parenchyma,
+                "tumour": tumour,
+            }
+        sides.append(
+            {f"{name}_voxels": n for name, n in voxels.items()}
+            | {f"{name}_ml": round(n * volume.voxel_ml, 2) for name, n in voxels.items()}
+        )
+    return sides[0], sides[1]
 
 
 def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
@@ -159,7 +163,8 @@ def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
     begin = f"{report.name}: " if of == 1 else f"{number}/{of} {report.name}: "
     if report.status == Status.FAILED:
         return logging.ERROR, f"{begin}failed."
-    kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in ("kidney", "tumour"))
-    text = f"kidney {kidney:.0f} ml, tumour {tumour:.1f} ml, "
+    names = ("kidney_with_masses", "tumour")
+    kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in names)
+    text = f"kidney with masses {kidney:.0f} ml, tumour {tumour:.1f} ml, "
     text += "done by an earlier run." if report.status == Status.SKIPPED else f"{sum(report.seconds.values()):.1f} s."
     return logging.INFO, begin + " ".join([text, *report.warnings])

@@ -17,6 +17,7 @@ from kits.cascade.cascade import Cascade
 from kits.errors import KitsError, out_of_memory, printable, sentence
 from kits.io.cases import Case
 from kits.io.reader import Reader
+from kits.runtime.devices import DeviceLost
 from kits.runtime.memory import memory_limit, return_memory
 
 BAR = "{l_bar}{bar}| {n:.1f} of {total_fmt} cases, {remaining} left{postfix}"
@@ -69,7 +70,7 @@ def run(
                         watch.wait(coming)
                         predict(work, cascade, outputs, progress)
                         progress(1.0)
-                except Stopped as stop:
+                except (Stopped, DeviceLost) as stop:  # after either, no case would fare better
                     stopped = str(stop)
                     break
                 if writing:
@@ -88,11 +89,11 @@ def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
     """Turn what goes wrong inside into the case's own failure.
 
     Raises:
-        Stopped: the run is to end.
+        Stopped, DeviceLost: the run is to end.
     """
     try:
         yield
-    except Stopped:
+    except (Stopped, DeviceLost):
         raise
     except Exception as error:
         log.debug("%s", work.case.name, exc_info=True)

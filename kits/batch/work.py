@@ -7,10 +7,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kits.batch.measured import measured
 from kits.batch.outputs import LabelMap, Output
 from kits.batch.record import Record, file_checksum, input_checksum, read_record, set_aside
 from kits.batch.report import CaseReport, Outputs, volumetry
@@ -80,7 +81,7 @@ def look(work: Work, outputs: Outputs, reader: Reader) -> None:
             work.record, work.extras = record, missing
             work.report = replace(record.report, source=str(case.source), status=Status.SKIPPED, missing=[])
     if work.record is None or work.extras:
-        check_memory(case)
+        check_memory(case, outputs.base_bytes)
         work.volume = reader.read(case)
     work.read_seconds = time.perf_counter() - started
 
@@ -129,6 +130,7 @@ def write(work: Work, outputs: Outputs) -> None:
         report.codes = [code for warning in prediction.warnings if (code := getattr(warning, "code", ""))]
         report.seconds = {name: round(seconds, 3) for name, seconds in prediction.seconds.items()}
         report.right, report.left = volumetry(volume, prediction.labels)
+        report.measurements = measurements(work)
         report.sha256 = file_checksum(outputs.folder / work.case.output_name)
         report.status = Status.DONE
         work.record = Record(work.checksum, outputs.recipe, report.sha256, report)
@@ -137,6 +139,19 @@ def write(work: Work, outputs: Outputs) -> None:
         work.record.write(outputs.folder, work.case)
     except KitsError as error:
         miss(work, f"{work.case.name}: no record, so that a resumed run will do it again: {error}")
+
+
+def measurements(work: Work) -> dict[str, Any]:
+    """A case's measurements as plain figures; whatever goes wrong is told, and costs no more."""
+    assert work.volume is not None
+    assert work.prediction is not None
+    volume, prediction = work.volume, work.prediction
+    try:
+        return asdict(measured(volume, prediction))
+    except Exception as error:
+        log.debug("%s", work.case.name, exc_info=True)
+        miss(work, f"{work.case.name}: no measurements: {sentence(error)}")
+        return {}
 
 
 def write_labels(work: Work, outputs: Outputs, written: dict[str, list[Path]]) -> None:

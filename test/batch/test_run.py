@@ -296,8 +296,10 @@ def test_sides_and_millilitres_are_the_patient_s_however_the_scan_is_stored(tmp_
     for side, half in halves.items():
         kidney, tumour = int(((half > 110) & (half <= 240)).sum()), int((half > 240).sum())
         assert getattr(report, side) == {
-            "kidney_voxels": kidney,
-            "kidney_ml": pytest.approx(kidney * VOXEL_ML, abs=0.005),
+            "kidney_with_masses_voxels": kidney + tumour,
+            "kidney_with_masses_ml": pytest.approx((kidney + tumour) * VOXEL_ML, abs=0.005),
+            "parenchyma_voxels": kidney,
+            "parenchyma_ml": pytest.approx(kidney * VOXEL_ML, abs=0.005),
             "tumour_voxels": tumour,
             "tumour_ml": pytest.approx(tumour * VOXEL_ML, abs=0.005),
         }
@@ -312,7 +314,7 @@ def test_a_single_kidney_counts_for_its_side(tmp_path, out, make_ct, side, other
     hu[..., gone] = np.minimum(hu[..., gone], 40)
     sitk.WriteImage(image_of(hu), str(tmp_path / "scan.nii.gz"))
     (report,) = run(find_cases(tmp_path / "scan.nii.gz"), Thresholds(), Outputs(out))
-    assert getattr(report, side)["kidney_voxels"] == (hu > 110).sum() > 0
+    assert getattr(report, side)["kidney_with_masses_voxels"] == (hu > 110).sum() > 0
     assert set(getattr(report, other).values()) == {0}
 
 
@@ -321,7 +323,7 @@ def test_sides_are_told_from_the_body_s_middle_and_not_from_the_picture_s(tmp_pa
     hu[..., :56] = make_ct(SHAPE, SPACING)  # the patient lies at the picture's edge
     sitk.WriteImage(image_of(hu), str(tmp_path / "scan.nii.gz"))
     (report,) = run(find_cases(tmp_path / "scan.nii.gz"), Thresholds(), Outputs(out))
-    assert 0 < report.right["kidney_voxels"] < report.left["kidney_voxels"]
+    assert 0 < report.right["kidney_with_masses_voxels"] < report.left["kidney_with_masses_voxels"]
 
 
 def test_without_a_kidney_both_sides_hold_nothing(tmp_path, out, make_ct):
