@@ -10,7 +10,7 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
     echo "There is no image $image; build it first: docker build -t $image $here" >&2
     exit 2
 fi
-version=$(docker image inspect --format '{{index .Config.Labels "org.opencontainers.image.version"}}' "$image")
+version=$(docker run --rm --network none --entrypoint python "$image" -c 'import kits; print(kits.__version__)')
 name=kits-cascade-$version
 mkdir -p "$folder"
 cd "$folder"

@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")"
 .ci/venv.sh requirements-dev.txt
 python=.venv/bin/python
+$python -m kits.batch.viewer.fetch --if-missing || echo "Without NiiVue the tests of viewer pages are skipped."
 $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy

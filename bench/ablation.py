@@ -6,7 +6,8 @@
 ``preset``: ``paper`` as it is; without its L2 term; that with one improvement of ``best`` at a time; ``best``.
 ``sources``: ``best`` on all sources, and without each of them.
 
-All runs have as many steps. The score is that of the last weights on whole validation cases (``train.regions.judge``).
+All runs have as many steps. The score is that of the last weights on whole validation cases
+(``train.validation.validate``).
 A run that is in OUT already is not repeated.
 """
 
@@ -23,10 +24,12 @@ from kits.errors import KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
 from kits.runtime.weights import load_member
-from train.cache import load, read_index
-from train.config import BEST, GROUPS, PAPER, Data, config_of, data_of, read_settings
-from train.loop import Trainer
-from train.regions import judge
+from train.config import GROUPS, Data
+from train.data.cache import load, read_index
+from train.loop import Material, Trainer
+from train.presets import BEST, PAPER
+from train.settings import config_of, data_of, read_settings
+from train.validation import validate
 
 
 def switches(network: str) -> dict[str, dict[str, Any]]:
@@ -38,7 +41,9 @@ def switches(network: str) -> dict[str, dict[str, Any]]:
     return {
         "paper": {},
         "without L2": {"loss": {"l2": 0.0}},
-        "Dice and cross-entropy": {"loss": {"dice": True, "l2": 0.0, "class_weights": best["loss"]["class_weights"]}},
+        "Dice and cross-entropy": {
+            "loss": {"l2": 0.0} | {name: best["loss"][name] for name in ("terms", "class_weights")}
+        },
         "the same, in part each slice's": {"loss": best["loss"]},
         "AdamW and one cycle": {"schedule": {name: schedule[name] for name in cycle}, "loss": {"l2": 0.0}},
         "running average": {"schedule": {"average": schedule["average"]}, "loss": {"l2": 0.0}},
@@ -98,11 +103,11 @@ def main() -> None:
         done = folder / "scores.json"
         if not done.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            trainer = Trainer(config, varied, train, valid, norm, folder, arguments.device)
+            trainer = Trainer(config, Material(varied, train, valid, norm), folder, arguments.device)
             scores: dict[str, Any]
             try:
                 trained = load_member(trainer.fit()).network.to(trainer.engine.device)
-                scores = judge(trained, valid, config.role, norm, trainer.engine) | {"loss": trainer.progress.loss}
+                scores = validate(trained, valid, config.role, norm, trainer.engine) | {"loss": trainer.progress.loss}
             except KitsError as error:  # a diverged run is a result, too
                 scores = {"failed": str(error)}
             write_text(json.dumps(scores), done)

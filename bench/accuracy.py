@@ -1,13 +1,13 @@
 """Scores of a weights folder on cases with known labels: each network alone and the ensemble.
 
-    python -m bench.accuracy --config train/mixture.toml [--simulated KITS_DIR ...] [--modes native paper] [--out DIR]
-    python -m bench.accuracy --config train/mixture.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
+    python -m bench.accuracy --config train/recipes/shipped.toml [--simulated KITS_DIR ...] [--modes native paper]
+    python -m bench.accuracy --config train/recipes/shipped.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
 
 The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
 which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
 of, training patients are marked, since they flatter; of a cross-validation they are left out. Who was held out the
 weight files say; of one that does not, the configuration does. The rows are those of Table 2
-(``train.evaluate.answers``).
+(``train.report.evaluate.label_maps``).
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from kits.io.volume import Volume
 from kits.networks import Network
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member, load_members
-from train.cases import LabelledCase, find_labelled, labels_of
-from train.config import Data, Source, data_of, read_settings
-from train.evaluate import answers
-from train.table import ENSEMBLE
+from train.config import Data, Source
+from train.data.cases import LabelledCase, find_labelled, labels_of
+from train.report.evaluate import label_maps
+from train.report.table import ENSEMBLE
+from train.settings import data_of, read_settings
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""
@@ -75,7 +76,7 @@ class Row:
     tumour_ml: float
 
 
-class Remembering:
+class Memoised:
     """A network that computes no stack of slices twice.
 
     A thin volume's slices are all alike, and a network sees the same alone and in the ensemble.
@@ -95,9 +96,9 @@ class Remembering:
         return torch.stack([self.known[key] for key in keys])
 
 
-def remembering(cascade: Cascade) -> Cascade:
-    """The same cascade, its networks remembering what they computed: for one case, lest memory fill."""
-    return cascade.wrapped(lambda _: lambda part, run: run if part == PREPROCESSING else Remembering(run))
+def memoised(cascade: Cascade) -> Cascade:
+    """The same cascade, its networks memoised: for one case, lest memory fill."""
+    return cascade.wrapped(lambda _: lambda part, run: run if part == PREPROCESSING else Memoised(run))
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def main() -> None:
         known = unseen_by(data, [one for each in cascades for one in each.members])
         cases = list(cases_of(known, arguments.simulated, only_unseen=len(arguments.weights) > 1))
         rows += [row for case in tqdm(cases, desc=str(folder), disable=None)
-                 for row in judge(*case, cascades, arguments.out)]  # fmt: skip
+                 for row in score_networks(*case, cascades, arguments.out)]  # fmt: skip
     refuse_twice(rows)
     text = tables(rows)
     print(text)
@@ -170,7 +171,9 @@ def refuse_twice(rows: Iterable[Row]) -> None:
         raise InputError(f"{case} was scored {times} times: the weights folders are not folds of one cross-validation.")
 
 
-def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None) -> Iterator[Row]:
+def score_networks(
+    group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None
+) -> Iterator[Row]:
     """Each network's result on a case; the ensemble's label maps and pictures of whole volumes go to ``out``.
 
     Args:
@@ -185,9 +188,9 @@ def judge(group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Casca
     else:
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
-    for cascade in map(remembering, cascades):
+    for cascade in map(memoised, cascades):
         mode = str(cascade.plan.mode)
-        for name, labels, _ in answers(volume, cascade, [member.name for member in cascade.members]):
+        for name, labels, _ in label_maps(volume, cascade, [member.name for member in cascade.members]):
             predicted = labels[REPEATS // 2] if group == "slices" else labels
             yield Row(
                 f"{name}, {mode}", group, case.name, case.patient, unseen,

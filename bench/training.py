@@ -17,9 +17,10 @@ import torch
 
 from bench.common import ROOT, machine, save, table
 from kits.normalisation import Normalisation
-from train.cache import load, read_index
-from train.config import NETWORKS, PRESETS, config_of, data_of, read_settings
-from train.loop import Trainer
+from train.data.cache import load, read_index
+from train.loop import Material, Trainer
+from train.presets import NETWORKS, PRESETS
+from train.settings import config_of, data_of, read_settings
 
 WARM_UP = 3
 
@@ -55,7 +56,7 @@ def main() -> None:
         config = replace(config, schedule=replace(config.schedule, epochs=1, epoch_steps=10**9))
         scans = [s for s in load(arguments.cache, config.role) if s.patient in index["split"]["train"]]
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(config, data_of(settings), scans, [], norm, Path(folder), arguments.device)
+            trainer = Trainer(config, Material(data_of(settings), scans, [], norm), Path(folder), arguments.device)
             speed, waiting = measure(trainer, arguments.steps)
         rows.append((network, len(scans), f"{speed:.2f}", f"{waiting:.1%}"))
         print(*rows[-1], flush=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ COMMANDS = {
     "segment": ("kits.batch.command", "find kidneys and kidney tumours in CT volumes"),
     "score": ("kits.score.__main__", "compare label maps with references, as KiTS does"),
     "overlay": ("kits.batch.overlay_command", "draw a label map that exists on its scan"),
+    "manifest": ("kits.cohort.records", "one table of all finished cases of an output folder"),
     "demo": ("kits.demo", "fetch the example scan, or draw what was found in it"),
     "train": ("train.__main__", "train the networks (pip install 'kits-cascade[train]')"),
 }
@@ -49,20 +49,19 @@ def run(command: str, arguments: Sequence[str], prog: str) -> int:
     """
     module, _ = COMMANDS[command]
     if command == "train":
-        return train(module, arguments)
+        return train(arguments, prog)
     return int(import_module(module).main(arguments, prog))
 
 
-def train(module: str, arguments: Sequence[str]) -> int:
+def train(arguments: Sequence[str], prog: str) -> int:
     """Run a training command, from a checkout's ``train`` or from the installed ``kits.train``.
 
     Raises:
         KitsError: what it needs is not installed.
     """
     try:
-        if find_spec("kits.train"):
-            sys.modules["train"] = import_module("kits.train")
-        return int(import_module(module).main(arguments))
+        module = "kits.train.__main__" if find_spec("kits.train") else COMMANDS["train"][0]
+        return int(import_module(module).main(arguments, prog))
     except ModuleNotFoundError as error:
         raise KitsError(f"Training needs {error.name}; run `pip install 'kits-cascade[train]'`.") from error
 

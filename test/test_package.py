@@ -36,7 +36,8 @@ def wanted(*extras: str) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize(
     ("file", "extras"),
-    [("requirements.txt", ()), ("requirements-train.txt", ("train",)), ("requirements-dev.txt", ("dev",))],
+    [("requirements.txt", ())]
+    + [(f"requirements-{extra}.txt", (extra,)) for extra in ("cohort", "dev", "report", "train")],
 )
 def test_requirements_files_pin_what_pyproject_names_within_its_ranges(file: str, extras: tuple[str, ...]) -> None:
     pinned, ranges = pins(file), wanted(*extras)

@@ -1,26 +1,16 @@
-"""What a training run is told: dataclasses with a TOML face, and the two presets.
+"""What a training is told, as dataclasses: data, augmentation, loss, schedule, and a network's phases.
 
-``paper`` is Table 1 and section 3.1 to the letter. ``best`` is what the field has learned since; each of its
-improvements is a setting of its own, so that ``bench/ablation.py`` can measure each alone.
+``presets`` has two sets of values, ``settings`` reads TOML files that change them.
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, replace
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import tomli_w
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-
-from kits.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 STRICT = ConfigDict(extra="forbid")
 Group = Literal["B", "K", "KT"]
@@ -59,6 +49,7 @@ class Data:
         valid: patients to validate on; empty: as many as ``valid_count``, drawn by ``seed``.
         valid_count: validation patients to draw (section 3.1: 20 of 210).
         seed: of the draw, and of the folds.
+        folds: ``all`` trains networks for each of so many parts of the patients; 0 or 1 trains each network once.
         faulty: whether cases whose published labels are known to be wrong are used.
         trained_on: the data in a sentence, for the weight files.
         licence: under which weights that learned from these data may be used.
@@ -68,6 +59,7 @@ class Data:
     valid: tuple[str, ...] = ()
     valid_count: int = 20
     seed: int = 0
+    folds: int = 0
     faulty: bool = True
     trained_on: str = "unstated"
     licence: str = "unstated"
@@ -116,18 +108,22 @@ class Loss:
 
     Args:
         class_weights: of background, kidney and tumour in the cross-entropy (Table 1).
-        dice: add one minus the soft Dice of the scored regions.
-        each: how much of that is the mean of each slice's own Dice instead of that of all the batch's pixels, where
-            one large tumour outweighs many small ones.
+        terms: of ``losses.TERMS``, each by how much it counts; what the preset has and is not wanted gets 0.
+        each: how much of the Dice term is the mean of each slice's own Dice instead of that of all the batch's pixels,
+            where one large tumour outweighs many small ones.
         empty: how much a slice without the region counts in that mean, beside one that shows it.
+        smooth_px: added to both sides of the own Dice of a slice that shows a region; more lets small tumours go.
         l2: times the sum of squares of all convolution kernels, as Keras means it (section 3.1: 0.1).
+        options: numbers that other terms take by name.
     """
 
     class_weights: tuple[float, float, float]
-    dice: bool = False
+    terms: dict[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
     each: float = 0.0
     empty: float = 0.5
+    smooth_px: float = 10.0
     l2: float = 0.1
+    options: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -158,7 +154,7 @@ class Schedule:
     epochs: int = 250
     epoch_steps: int = 0
     keep: Literal["best", "last"] = "best"
-    patience: int = 60
+    patience: int = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -179,7 +175,7 @@ class Config:
         modes: of the cascade that are to run it.
     """
 
-    architecture: Literal["res-unet", "res-net", "wide-unet"]
+    architecture: str
     role: Literal["locate", "segment"]
     shares: tuple[float, float, float]
     loss: Loss
@@ -194,145 +190,45 @@ class Config:
     modes: tuple[str, ...] = ("native", "paper")
 
 
-STAGE_1 = (1 / 3, 1 / 3, 1 / 3)  # section 3.1: stage 1 balances all three groups,
-STAGE_2 = (0.0, 0.5, 0.5)  # stage 2 the two with kidney
-PAPER = {
-    "res-unet1": Config("res-unet", "locate", STAGE_1, Loss((0.3, 1.0, 3.0)), Schedule(1e-4)),
-    "res-unet2": Config("res-unet", "segment", STAGE_2, Loss((0.3, 1.0, 3.0)), Schedule(1e-4), Augmentation(flip=0.5)),
-    "res-net": Config(
-        "res-net",
-        "segment",
-        STAGE_2,
-        Loss((0.2, 0.25, 0.55)),
-        Schedule(1e-3),
-        Augmentation(flip=0.5, zoom_chance=0.66),
-        "he-uniform",
-    ),
-}
+@dataclass(frozen=True, config=STRICT)
+class Phase:
+    """A part of a network's training, a table ``[[NETWORK.phases]]`` of a recipe.
 
-# The paper's class weights raise tumour threefold; with a Dice term beside the cross-entropy, less is enough. Stage 2
-# also sees regions without kidney, since stage 1 is wrong at times.
-BEST_LOSS = Loss((0.5, 1.0, 1.5), dice=True, each=0.5, l2=0.0)
-BEST_SCHEDULE = Schedule(
-    learning_rate=2.5e-3,
-    optimiser="adamw",
-    one_cycle=True,
-    weight_decay=1e-4,
-    clip=5.0,
-    average=0.99,
-    batch=8,
-    epochs=20,
-    epoch_steps=100,
-    keep="last",
-    patience=0,
-)
-BEST_AUGMENTATION = Augmentation(
-    groups=GROUPS,
-    flip=0.5,
-    reverse=0.5,
-    zoom_chance=1.0,
-    zoom=1.5,  # KiTS19's pixels measure 0.44 to 1.04 mm, typically 0.78
-    shrink=1.25,
-    stretch=0.1,
-    shift_px=32.0,
-    intensity=True,
-    alone=0.3,
-    drift=0.5,
-    lesions=0.3,
-    pasted=0.4,
-)
-BEST = {
-    "res-unet1": Config(
-        "res-unet", "locate", STAGE_1, BEST_LOSS, BEST_SCHEDULE,
-        replace(BEST_AUGMENTATION, flip=0.0), "default",
-    ),
-    "res-unet2": Config(
-        "res-unet", "segment", (0.1, 0.4, 0.5), BEST_LOSS, BEST_SCHEDULE, BEST_AUGMENTATION, "default"
-    ),
-    "res-net": Config(
-        "res-net", "segment", (0.1, 0.4, 0.5), BEST_LOSS, replace(BEST_SCHEDULE, learning_rate=1.5e-3),
-        BEST_AUGMENTATION, "default", dropout=False,
-    ),
-}  # fmt: skip
-BEST |= {
-    "wide-unet1": replace(BEST["res-unet1"], architecture="wide-unet"),
-    "wide-unet2": replace(BEST["res-unet2"], architecture="wide-unet"),
-}
-BEST = {
-    name: replace(config, thin=3, modes=("native",) if config.architecture == "wide-unet" else ("paper",))
-    for name, config in BEST.items()
-}
-PRESETS = {"paper": PAPER, "best": BEST}
-NETWORKS = tuple(BEST)
+    All else that the table says changes ``Config``, as ``[NETWORK]`` does for all of a network's phases.
 
-
-def read_settings(*paths: Path) -> dict[str, Any]:
-    """Configuration files' tables, of which later ones change what earlier ones say; none is an empty one.
-
-    ``[data]`` says where the cases are, ``[training]`` changes every network's preset, ``[res-unet1]`` and so on one's.
-
-    Raises:
-        InputError: no such file, no TOML, or a table of another name.
+    Args:
+        config: what to train and how.
+        name: one of its own among the network's phases.
+        start: the weights that it goes on from: a phase's name (another network's as ``NETWORK/NAME``), a weight file,
+            ``random``, or by default the phase before, of which the first one has none and is random.
+        average_with: a phase whose weights and this one's are averaged in the end.
+        source_shares: the shares of some sources, by their folders' names, in place of their own.
+        valid: patients to validate on, in place of the data's own.
     """
-    together: dict[str, Any] = {}
-    known = ("data", "training", *NETWORKS)
-    for path in paths:
-        try:
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path} is not a readable TOML file: {error}.") from error
-        for name in settings:
-            if name not in known:
-                raise InputError(f"{path} has a table [{name}]; known are {', '.join(known)}.")
-        together = _merge(together, settings)
-    return together
+
+    config: Config
+    name: str
+    start: str = ""
+    average_with: str = ""
+    source_shares: dict[str, float] = field(default_factory=dict)
+    valid: tuple[str, ...] | None = None
 
 
-def data_of(settings: dict[str, Any]) -> Data:
-    """The ``[data]`` table of some settings."""
-    return _checked(Data, settings.get("data", {}), "data")
+@dataclass(frozen=True, config=STRICT)
+class Simulated:
+    """Scans that a recipe makes before all else, a table ``[[simulate]]``: the options of ``python -m train simulate``.
 
-
-def config_of(network: str, preset: str, settings: dict[str, Any]) -> Config:
-    """One network's training: the preset with what the settings change.
-
-    Raises:
-        InputError: the preset has no such network.
+    Args:
+        out: folder for the cases, one of the sources.
+        count, seed, kinds: of the scans.
+        labels, backgrounds: what they are made from. Nothing is made of the data's ``valid`` patients.
+        leave_out: whom else they are not made of.
     """
-    if network not in PRESETS[preset]:
-        raise InputError(f"The preset {preset} has no {network}; its networks are {', '.join(PRESETS[preset])}.")
-    merged = asdict(PRESETS[preset][network])
-    for table in ("training", network):
-        merged = _merge(merged, settings.get(table, {}))
-    return _checked(Config, merged, network)
 
-
-def to_toml(settings: dict[str, Any]) -> str:
-    """Settings as a configuration file; what is None is left out."""
-    return tomli_w.dumps(_plain(settings))
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, table by table."""
-    nested = {
-        k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)
-    }
-    return base | changes | nested
-
-
-def _plain(value: Any) -> Any:
-    """Only what TOML knows: no None, no paths, no tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items() if v is not None}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _checked(kind: type[Any], values: dict[str, Any], table: str) -> Any:
-    """Build a dataclass, telling a person which setting is wrong."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise InputError(f"The configuration of {table} is wrong: {reasons}.") from error
+    out: Path
+    count: int
+    seed: int = 0
+    kinds: tuple[str, ...] = ("lesions", "painted")
+    labels: tuple[Path, ...] = ()
+    backgrounds: Path | None = None
+    leave_out: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The training loop: draw, augment, step, average; judge, keep, checkpoint.
+"""The training loop: draw, augment, step, average; validate, keep, checkpoint.
 
 A run resumes from its last checkpoint and goes on to the bit: what a step draws depends on the seed and the step
 alone, and the checkpoint holds everything else. Several processes (``torchrun``) share each batch.
@@ -20,23 +20,25 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kits.choices import Mode, Role
-from kits.errors import KitsError
+from kits.errors import InputError, KitsError
 from kits.io.atomic import aside, write_text
-from kits.networks import ARCHITECTURES
 from kits.normalisation import Normalisation
 from kits.runtime.engine import Engine
 from kits.runtime.memory import keep_memory
 from kits.runtime.weights import WeightsInfo, load_member, save_weights
-from train import workers
-from train.augment import Augmenter
-from train.cache import Scan
-from train.config import Config, Data, Schedule
-from train.journal import Journal
-from train.losses import kernel_penalty, loss
-from train.regions import judge
-from train.sampling import Box, draw_batch, find_sites
+
+from . import workers
+from .config import Config, Data
+from .data.augment import Augmenter, keep_for_this_stream
+from .data.cache import Scan
+from .data.sampling import Box, draw_batch, find_sites
+from .journal import Journal
+from .losses import kernel_penalty, loss
+from .optimise import initialised, optimiser_of, set_modes
+from .validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -60,37 +62,46 @@ class Progress:
     waited: float = 0.0
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a network learns from and is validated on.
+
+    Args:
+        data: the sources' shares, and what the weight file says of its data, of who was held out, and of its licence.
+        train, valid: scans of different patients, as the network's stage sees them.
+        norm: mean and standard deviation of the training voxels.
+        located: kidney boxes from stage 1, for ``config.regions == "located"``.
+    """
+
+    data: Data
+    train: Sequence[Scan]
+    valid: Sequence[Scan]
+    norm: Normalisation
+    located: Mapping[str, Sequence[Box]] | None = None
+
+
 class Trainer:
     """One network's training, resumed where its folder's checkpoint left off.
 
     Args:
         config: what to train and how.
-        data: the sources' shares, and what the weight file says of its data, of who was held out, and of its licence.
-        train, valid: scans of different patients, as the network's stage sees them.
-        norm: mean and standard deviation of the training voxels.
+        material: what to learn from.
         folder: of the run: ``checkpoint.pt``, ``log.csv``, TensorBoard's files, and the weights that
             are kept in ``weights.safetensors`` with their scores in ``kept.json``.
         device: ``auto``, ``cuda`` or ``cpu``.
         start: a weight file to go on from instead of from random weights; its normalisation is kept, and whom it
             learned from is not said to be held out.
-        located: kidney boxes from stage 1, for ``config.regions == "located"``.
     """
 
     def __init__(
-        self,
-        config: Config,
-        data: Data,
-        train: Sequence[Scan],
-        valid: Sequence[Scan],
-        norm: Normalisation,
-        folder: Path,
-        device: str = "auto",
-        start: Path | None = None,
-        located: Mapping[str, Sequence[Box]] | None = None,
+        self, config: Config, material: Material, folder: Path, device: str = "auto", start: Path | None = None
     ) -> None:
-        self.config, self.train, self.valid, self.folder = config, train, valid, folder
+        data, norm = material.data, material.norm
+        self.config, self.train, self.valid, self.folder = config, material.train, material.valid, folder
         keep_memory()
         self.engine = Engine(workers.device(device), "torch")
+        # cuDNN's fastest kernels add up in any order: what resumes to the bit takes those that do not.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         log.info("Training on %s.", self.engine)
         torch.manual_seed(config.seed)
         before = load_member(start) if start else None
@@ -112,10 +123,12 @@ class Trainer:
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.average), use_buffers=True
         )
-        self.judged: nn.Module = self.average.module if config.schedule.average else self.network
+        self.validated: nn.Module = self.average.module if config.schedule.average else self.network
         self.shared = workers.wrap(self.network, self.engine.device)
-        self.sites = find_sites(train, config.role, located, config.thin)
+        self.sites = find_sites(material.train, config.role, material.located, config.thin)
         self.source_shares = [source.share for source in data.sources]
+        if config.schedule.batch % workers.count():
+            raise InputError(f"A batch of {config.schedule.batch} is not shared evenly by {workers.count()} processes.")
         self.augment = Augmenter(config, norm, config.schedule.batch // workers.count(), self.engine.device)
         slices = sum(map(len, self.sites.values()))
         self.epoch_steps = config.schedule.epoch_steps or -(-slices // config.schedule.batch)
@@ -136,13 +149,14 @@ class Trainer:
         if self.exhausted():
             return self.folder / WEIGHTS
         journal = Journal(self.folder, first) if workers.rank() == 0 else None
-        silent = None if journal else True
-        with ThreadPoolExecutor(1) as ahead:
+        silent = None if journal else True  # None: no bar where there is no terminal
+        steps = tqdm(range(first, self.steps), self.folder.name, self.steps, initial=first, disable=silent)
+        with ThreadPoolExecutor(1) as ahead, logging_redirect_tqdm():
             upcoming = ahead.submit(self.batch, first)
-            for step in tqdm(range(first, self.steps), initial=first, total=self.steps, desc=self.folder.name,
-                             disable=silent):  # fmt: skip
+            for step in steps:
                 asked = time.monotonic()
                 images, labels = upcoming.result()
+                keep_for_this_stream(images, labels)
                 self.progress.waited += time.monotonic() - asked
                 upcoming = ahead.submit(self.batch, step + 1)
                 value = workers.mean(self.take_step(images, labels, step))
@@ -157,17 +171,19 @@ class Trainer:
                 epoch, rest = divmod(step + 1, self.epoch_steps)
                 if rest and (step + 1) % CHECKPOINT_STEPS:
                     continue
-                scores = self.judge_and_keep(epoch) if rest == 0 else {}
+                scores = self.validate_and_keep(epoch) if rest == 0 else {}
                 if journal:
                     self.save_checkpoint()
                     rate = float(self.optimiser.param_groups[0]["lr"])
                     journal.write(asdict(self.progress) | {"epoch": epoch, "learning_rate": rate} | scores)
                     if scores:
+                        log.info("%s", self.line(epoch, scores))
                         with torch.inference_mode(), self.engine.autocast():
-                            journal.picture(step + 1, images, labels, self.judged(images).argmax(1))
+                            journal.picture(step + 1, images, labels, self.validated(images).argmax(1))
                 if self.exhausted():
                     break
             upcoming.cancel()
+        steps.close()
         if journal:
             journal.close()
         return self.folder / WEIGHTS
@@ -176,6 +192,14 @@ class Trainer:
         """Whether nothing has improved for as many epochs as the schedule has patience."""
         patience = self.config.schedule.patience
         return 0 < patience <= self.progress.step // self.epoch_steps - self.progress.best_epoch
+
+    def line(self, epoch: int, scores: Mapping[str, float]) -> str:
+        """What there is to tell of an epoch."""
+        epochs, done = self.config.schedule.epochs, self.progress.step
+        left = self.progress.seconds / done * (self.steps - done) / 60
+        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        loss = self.progress.loss
+        return f"{self.folder}: epoch {epoch} of {epochs}, loss {loss:.3f}, {told}; {left:.0f} minutes left."
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This process' part of a step's batch: the same patches whatever the number of processes."""
@@ -207,17 +231,17 @@ class Trainer:
             self.average.update_parameters(self.network)
         return value.detach()
 
-    def judge_and_keep(self, epoch: int) -> dict[str, float]:
-        """Judge whole validation cases; write the weights if they are to be kept. The first process does it."""
+    def validate_and_keep(self, epoch: int) -> dict[str, float]:
+        """Score whole validation cases; write the weights if they are to be kept. The first process does it."""
         scores: dict[str, float] = {"score": 0.0}
         if workers.rank() == 0:
-            scores = judge(self.judged.eval(), self.valid, self.config.role, self.info.norm, self.engine)
+            scores = validate(self.validated.eval(), self.valid, self.config.role, self.info.norm, self.engine)
         score = workers.from_first(scores["score"], self.engine.device)
         better = score > self.progress.best
         if better:
             self.progress.best, self.progress.best_epoch = score, epoch
         if workers.rank() == 0 and (better or self.config.schedule.keep == "last"):
-            save_weights(self.folder / WEIGHTS, self.judged, self.info)
+            save_weights(self.folder / WEIGHTS, self.validated, self.info)
             about = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)} | scores
             write_text(json.dumps(about) + "\n", self.folder / KEPT)
         return scores
@@ -239,43 +263,6 @@ class Trainer:
         if path.exists():
             state = torch.load(path, map_location=self.engine.device, weights_only=True)
             for name, part in self.parts().items():
-                part.load_state_dict(state[name])
+                if state[name]:  # a CPU's scaler, which scales nothing, has no state for a GPU's
+                    part.load_state_dict(state[name])
             self.progress = Progress(**state["progress"])
-
-
-def initialised(config: Config) -> nn.Module:
-    """A network with random weights (Table 1's last column)."""
-    network = ARCHITECTURES[config.architecture]()
-    for module in network.modules():
-        if config.initial != "default" and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            if config.initial == "he-uniform":
-                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-            else:
-                nn.init.trunc_normal_(module.weight, std=0.1, a=-0.2, b=0.2)  # Keras cuts at two deviations
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return network
-
-
-def optimiser_of(
-    network: nn.Module, how: Schedule, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimiser and its learning-rate schedule."""
-    optimiser: torch.optim.Optimizer
-    if how.optimiser == "adam":
-        optimiser = torch.optim.Adam(network.parameters(), how.learning_rate)
-    else:
-        optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=how.weight_decay)
-    if how.one_cycle:
-        return optimiser, torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, how.learning_rate, total_steps=steps, pct_start=0.15
-        )
-    return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-
-
-def set_modes(network: nn.Module, dropout: bool) -> None:
-    """Training mode, with or without dropout."""
-    network.train()
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.train(dropout)

@@ -1,12 +1,7 @@
-"""The whole recipe: a prepared cache, every network trained, Table 2, and a weights folder with its model card.
+"""A recipe, from labelled scans to a folder of weights with its scores and its card: what ``train all`` executes.
 
-    OUT/cache/            what ``prepare`` made
-    OUT/runs/NAME/        a folder for each network and fold
-    OUT/weights/          what ``process.py`` loads: every network of the recipe, all folds' together
-    OUT/folds/K/          the weights of one fold alone, where there are folds
-    OUT/evaluation/       Table 2
-
-A second call goes on where the first was stopped.
+A network's training is a list of phases (``config.Phase``), each a run of its own, which starts from another's weights,
+a file's, or random ones. Stopped, the recipe goes on in the phase where it was.
 """
 
 from __future__ import annotations
@@ -14,132 +9,234 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from kits.errors import InputError
-from kits.io.atomic import write_text
-from kits.normalisation import Normalisation
-from kits.runtime.engine import Engine
-from kits.runtime.weights import load_member, save_weights, write_checksums
-from train.cache import load, may_train, prepare, read_index, split
-from train.card import Training, write_card
-from train.config import Config, Data, to_toml
-from train.evaluate import evaluate
-from train.loop import KEPT, Trainer
-from train.regions import locate_kidneys
-from train.table import Fold
+from kits.runtime.weights import load_member, write_checksums
+
+from . import workers
+from .config import Data, Phase, Simulated
+from .data.cache import prepare
+from .fit import CONFIG, Fit, average, fit_network
+from .loop import KEPT
+from .presets import PRESETS
+from .report.card import Training, write_card
+from .report.evaluate import evaluate
+from .report.table import Fold, Table
+from .settings import data_in, data_of, phases_of, simulated_of
+from .simulate.command import simulate
+from .simulate.sources import find_sources
 
 log = logging.getLogger(__name__)
+RANDOM = "random"
+AVERAGED = "averaged.safetensors"
 
 
-def fit_network(
-    config: Config,
-    data: Data,
-    cache: Path,
-    folder: Path,
-    device: str = "auto",
-    start: Path | None = None,
-    locator: Path | None = None,
-    fold: tuple[int, int] | None = None,
-    beside: Path | None = None,
-) -> Path:
-    """Train one network on a cache's scans; returns its weight file.
+@dataclass(frozen=True)
+class Step:
+    """A phase in its place.
 
     Args:
-        config: what to train and how.
-        data: as the cache was prepared from; decides the split.
-        cache: folder that ``prepare`` filled.
-        folder: of the run.
-        device: ``auto``, ``cuda`` or ``cpu``.
-        start: a weight file to go on from.
-        locator: weight file of stage 1, which ``config.regions == "located"`` needs.
-        fold: (k, of how many) for cross-validation instead of the data's own split.
-        beside: a weight file whose mean and standard deviation are taken, since one stage's networks share an input.
+        network, phase: what is trained, and how.
+        start: the phase, as NETWORK/NAME, or the file that it goes on from; None for random weights.
+        average_with: another phase.
+        locator: the phase whose weights cut its regions.
     """
-    index = read_index(cache)
-    if len(index["sources"]) != len(data.sources):
-        raise InputError(f"{cache} was prepared from {index['sources']}; give the same --data or --config.")
-    training, validation = split(index, data, fold)
-    # One for all folds, whose networks share an ensemble's input.
-    norm = load_member(beside).info.norm if beside else Normalisation(index["mean"], index["std"])
-    scans = load(cache, config.role)
-    located = None
-    if config.regions == "located":
-        if locator is None:
-            raise InputError("regions = 'located' needs --locator, a weight file of stage 1.")
-        located = locate_kidneys(load_member(locator), load(cache, "locate"), Engine(device))
-    train = [s for s, e in zip(scans, index["scans"], strict=True) if may_train(e, training, validation)]
-    valid = [scan for scan in scans if scan.patient in validation]
-    log.info("%s: %d scans to train on, %d to validate on.", folder, len(train), len(valid))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(to_toml({"data": asdict(data), "training": asdict(config)}), folder / "config.toml")
-    # Patients without a scan of their own here can be in simulated scans.
-    data = replace(data, valid=tuple(validation if fold else sorted({*validation, *data.valid})))
-    return Trainer(config, data, train, valid, norm, folder, device, start, located).fit()
+
+    network: str
+    phase: Phase
+    start: str | Path | None
+    average_with: str | None
+    locator: str | None
+
+    @property
+    def key(self) -> str:
+        """NETWORK/NAME."""
+        return f"{self.network}/{self.phase.name}"
+
+    @property
+    def needs(self) -> set[str]:
+        """Phases that have to be done before."""
+        return {key for key in (self.start, self.average_with, self.locator) if isinstance(key, str)}
 
 
-def average(first: Path, second: Path, out: Path) -> None:
-    """Write the plain mean of two networks' weights, which only makes sense of one and what it was trained on to.
+@dataclass(frozen=True)
+class Recipe:
+    """All that ``train all`` does.
 
-    Whom one of them learned from the mean knows, too; all else that it says of itself is the first one's.
+    Args:
+        data: the sources; the first one of KiTS's layout that holds validation cases is what Table 2 is measured on.
+        phases: network -> its phases, in order.
+        simulated: scans to make before all else.
+        mode: of the cascade that Table 2 is measured in.
+    """
+
+    data: Data
+    phases: Mapping[str, Sequence[Phase]]
+    simulated: tuple[Simulated, ...] = ()
+    mode: str = "native"
+
+
+def recipe_of(preset: str, settings: dict[str, Any], data: Data | None = None) -> Recipe:
+    """The recipe that some settings tell: of the networks that have phases there, or else of all of the preset.
+
+    Args:
+        preset: what the settings change. The paper's networks are scored in its own mode.
+        settings: from ``read_settings``.
+        data: in place of the settings' own.
+    """
+    named = [network for network in PRESETS[preset] if "phases" in settings.get(network, {})]
+    phases = {network: phases_of(network, preset, settings) for network in named or PRESETS[preset]}
+    mode = "paper" if preset == "paper" else "native"
+    return Recipe(data or data_of(settings), phases, simulated_of(settings), mode)
+
+
+def steps_of(phases: Mapping[str, Sequence[Phase]]) -> list[Step]:
+    """All phases in an order in which each comes after those that it needs.
 
     Raises:
-        InputError: they differ in architecture, role or normalisation.
+        InputError: they wait for each other, or one names what is no phase.
     """
-    one, other = load_member(first), load_member(second)
-    for what in ("architecture", "role", "norm"):
-        if getattr(one.info, what) != getattr(other.info, what):
-            raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
-    theirs = other.network.state_dict()
-    mean = {name: (ours + theirs[name]) / 2 if ours.is_floating_point() else ours
-            for name, ours in one.network.state_dict().items()}  # fmt: skip
-    one.network.load_state_dict(mean)
-    held_out = None
-    if one.info.held_out is not None and other.info.held_out is not None:
-        held_out = tuple(patient for patient in one.info.held_out if patient in other.info.held_out)
-    save_weights(out, one.network, replace(one.info, held_out=held_out))
+    keys = {f"{network}/{phase.name}" for network, own in phases.items() for phase in own}
+    finders = [network for network, own in phases.items() if own[-1].config.role == "locate"]
+    steps = {}
+    for network, own in phases.items():
+        before: str | None = None
+        for phase in own:
+            locator = None
+            if phase.config.regions == "located":
+                if not finders:
+                    raise InputError(f"{network} learns in regions that stage 1 finds, but no stage 1 is trained.")
+                locator = f"{finders[0]}/{phases[finders[0]][-1].name}"
+            start: str | Path | None = before
+            if phase.start and phase.start != RANDOM:
+                start = key_of(phase.start, network, keys) or Path(phase.start)
+            elif phase.start:
+                start = None
+            mate = key_of(phase.average_with, network, keys) if phase.average_with else None
+            if phase.average_with and mate is None:
+                raise InputError(f"{network}/{phase.name} is averaged with {phase.average_with}, which is no phase.")
+            step = Step(network, phase, start, mate, locator)
+            steps[step.key] = step
+            before = step.key
+    waiting = TopologicalSorter({key: sorted(step.needs) for key, step in steps.items()})
+    try:
+        return [steps[key] for key in waiting.static_order()]
+    except CycleError as error:
+        raise InputError(f"Phases wait for each other: {', '.join(error.args[1])}.") from error
 
 
-def run(configs: Mapping[str, Config], data: Data, out: Path, folds: int = 0, device: str = "auto") -> int:
-    """Prepare, train every network, evaluate, write the card; returns the exit status.
+def key_of(name: str, network: str, keys: set[str]) -> str | None:
+    """A phase's NETWORK/NAME by its name, which may go without its network; None if there is none."""
+    return next((key for key in (f"{network}/{name}", name) if key in keys), None)
+
+
+def run(recipe: Recipe, out: Path, device: str = "auto") -> int:
+    """Simulate, prepare, train phase by phase, evaluate, write the card; returns the exit status.
+
+    What is done already is not done again.
 
     Args:
-        configs: network -> its training.
-        data: the sources; the first of KiTS's layout is what Table 2 is measured on.
+        recipe: what to do.
         out: folder for everything.
-        folds: networks for each of so many parts of the patients; 0 or 1 trains each network once.
         device: ``auto``, ``cuda`` or ``cpu``.
+
+    Raises:
+        InputError: ``torchrun`` started several processes, or something is missing.
     """
-    cache, weights = out / "cache", out / "weights"
-    judged_on = next((source for source in data.sources if source.kind == "kits"), None)
-    if judged_on is None:
-        raise InputError("Table 2 is measured on whole cases: give --data, or a source of the kind 'kits' in [data].")
-    index = prepare(data, cache)
+    if workers.launched():
+        raise InputError("a recipe runs in one process; torchrun is for `python -m train fit`, a phase with --phase.")
+    steps, data = steps_of(recipe.phases), recipe.data
+    for scans in recipe.simulated:
+        barred = [*data.valid, *scans.leave_out]
+        simulate(find_sources(scans.labels, scans.backgrounds, barred), scans.out, scans.count, scans.seed, scans.kinds)
+    index = prepare(data, out / "cache")
+    folds = data.folds
     parts: list[tuple[int, int] | None] = [(k, folds) for k in range(folds)] if folds > 1 else [None]
     trainings: dict[str, Training] = {}
-    judged: list[Fold] = []
+    unseen: dict[Path, set[str]] = {}
+    weights = out / "weights"
     for part in parts:
         suffix = f"-fold{part[0]}" if part else ""
         own = out / "folds" / str(part[0]) if part else weights
-        for network, config in configs.items():
-            run_folder = out / "runs" / f"{network}{suffix}"
-            locator = own / f"res-unet1{suffix}.safetensors"
-            file = fit_network(config, data, cache, run_folder, device, locator=locator, fold=part)
+        files = run_phases(steps, data, out, part, device)
+        for network, phases in recipe.phases.items():
             for folder in {own, weights}:
                 folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, folder / f"{network}{suffix}.safetensors")
-            best = json.loads((run_folder / KEPT).read_text(encoding="utf-8"))
-            trainings[f"{network}{suffix}"] = Training(
-                (run_folder / "config.toml").read_text(encoding="utf-8"), best.pop("step"), best.pop("minutes"), best
-            )
-        valid = split(index, data, part)[1]
-        judged.append(Fold(own, tuple(
-            f"case_{scan['name'].rpartition('-')[2]}" for scan in index["scans"]
-            if scan["patient"] in valid and data.sources[scan["source"]] == judged_on
-        )))  # fmt: skip
+                shutil.copy(files[f"{network}/{phases[-1].name}"], folder / f"{network}{suffix}.safetensors")
+            trainings[f"{network}{suffix}"] = training_of(out / "runs" / f"{network}{suffix}", phases)
+        unseen[own] = held_out([own / f"{network}{suffix}.safetensors" for network in recipe.phases])
     write_checksums(weights)
-    table = evaluate(judged, judged_on.path, out / "evaluation")
+    table = table_2(recipe, index, unseen, out / "evaluation")
     write_card(weights, trainings, table)
-    return 1 if table.failed else 0
+    return 1 if table and table.failed else 0
+
+
+def run_phases(
+    steps: Sequence[Step], data: Data, out: Path, part: tuple[int, int] | None, device: str
+) -> dict[str, Path]:
+    """Train all phases of one fold, or of all patients; returns their weight files by NETWORK/NAME."""
+    files: dict[str, Path] = {}
+    for step in steps:
+        folder = out / "runs" / f"{step.network}{f'-fold{part[0]}' if part else ''}" / step.phase.name
+        start = files[step.start] if isinstance(step.start, str) else step.start
+        if start and not start.exists():
+            raise InputError(f"{step.key} starts from {start}, which is neither a phase nor a file.")
+        locator = files[step.locator] if step.locator else None
+        changed = data_in(step.phase, data)
+        fit = Fit(step.phase.config, changed, out / "cache", folder, device, start, locator, part)
+        files[step.key] = fit_network(fit)
+        if step.average_with:
+            average(files[step.key], files[step.average_with], folder / AVERAGED)
+            files[step.key] = folder / AVERAGED
+    return files
+
+
+def training_of(folder: Path, phases: Sequence[Phase]) -> Training:
+    """What the card says of a network: its phases' configurations, steps and minutes, and the last one's scores."""
+    kept = [json.loads((folder / phase.name / KEPT).read_text(encoding="utf-8")) for phase in phases]
+    steps, minutes = (sum(one.pop(what) for one in kept) for what in ("step", "minutes"))
+    told = [
+        f"# {phase.name}, from {phase.start or 'the phase before'}\n"
+        + (folder / phase.name / CONFIG).read_text(encoding="utf-8")
+        for phase in phases
+    ]
+    scores = {} if phases[-1].average_with else kept[-1]  # nobody measured the mean's
+    return Training("\n".join(told), steps, minutes, scores)
+
+
+def held_out(files: Sequence[Path]) -> set[str]:
+    """The patients whom none of some networks knew."""
+    said = [load_member(file).info.held_out for file in files]
+    return set.intersection(*(set(patients or ()) for patients in said))
+
+
+def table_2(recipe: Recipe, index: dict[str, Any], unseen: Mapping[Path, set[str]], out: Path) -> Table | None:
+    """The paper's Table 2 on the first source of KiTS's layout with cases that each fold's networks never saw.
+
+    Args:
+        recipe: what was done.
+        index: of the cache.
+        unseen: weights folder -> patients.
+        out: folder for the scores.
+
+    Returns:
+        The table; None, and a warning, if there is no such source.
+    """
+    for number, source in enumerate(recipe.data.sources):
+        if source.kind == "kits":
+            folds = [Fold(weights, cases_of(index, number, patients)) for weights, patients in unseen.items()]
+            if all(fold.cases for fold in folds):
+                return evaluate(folds, source.path, out, recipe.mode)
+    log.warning("No source of the kind 'kits' has cases that the networks never saw: Table 2 is not measured.")
+    return None
+
+
+def cases_of(index: dict[str, Any], source: int, patients: Collection[str]) -> tuple[str, ...]:
+    """Names of some patients' whole cases in a source of KiTS's layout."""
+    scans = [scan for scan in index["scans"] if scan["source"] == source and scan["patient"] in patients]
+    return tuple(f"case_{scan['name'].rpartition('-')[2]}" for scan in scans)

@@ -9,24 +9,55 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kits.errors import InputError
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first one, which alone scores the validation cases."""
+
 
 @contextmanager
-def workers() -> Iterator[None]:
-    """Join the other processes, if ``torchrun`` started any, and leave them in the end."""
+def workers(on: str = "auto") -> Iterator[None]:
+    """Join the other processes, if ``torchrun`` started any, and leave them in the end.
+
+    Args:
+        on: ``auto``, ``cuda`` or ``cpu``; decides by what they talk: NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        InputError: there are more processes than GPUs.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if on_gpus(on):
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"There are {torch.cuda.device_count()} GPUs and more processes; give torchrun --nproc-per-node as "
+                "many as there are GPUs, or add --device cpu."
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpus(on) else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def on_gpus(on: str) -> bool:
+    """Whether a device's name means GPUs here."""
+    return on != "cpu" and torch.cuda.is_available()
+
+
+def launched() -> bool:
+    """Whether ``torchrun`` started this process."""
+    return dist.is_torchelastic_launched()
 
 
 def rank() -> int:
@@ -41,7 +72,7 @@ def count() -> int:
 
 def device(name: str) -> str:
     """This process' own GPU, where there are several processes and GPUs."""
-    if dist.is_initialized() and torch.cuda.is_available() and name != "cpu":
+    if dist.is_initialized() and on_gpus(name):
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return name
 
@@ -53,6 +84,12 @@ def wrap(network: nn.Module, on: torch.device) -> nn.Module:
     if on.type == "cuda":
         return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[on.index])
     return DistributedDataParallel(network, broadcast_buffers=False)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def mean(value: torch.Tensor) -> float:

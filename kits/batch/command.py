@@ -22,7 +22,7 @@ from kits.io.cases import Case
 from kits.io.forms import recognise
 
 if TYPE_CHECKING:
-    from kits.batch.report import CaseReport, Outputs
+    from kits.batch.report import CaseReport, Manifest, Outputs
     from kits.cascade.cascade import Cascade
 
 log = logging.getLogger("kits")
@@ -53,33 +53,61 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
     Raises:
         KitsError: there is nothing to do, or the call is wrong.
     """
-    form = recognise(options.input, options.output_socket)
-    cases = apart(form.cases, options)
+    form = recognise(options.input, options.output_socket, [options.output])
+    cases = options.shard.of(apart(form.cases, options))
     log.info("Input form: %s; %d to do.", form.description, len(cases))
+    if form.ignored:
+        log.info("Not looked at, no volumes: %s.", ", ".join(form.ignored))
     check_places(cases, options)
 
     from kits.batch.report import Manifest, not_reached, unfinished
-    from kits.batch.run import run
-    from kits.runtime.memory import share_memory
 
-    share_memory()
     manifest = Manifest(options.report)
     manifest.begin()
     try:
         watch.check()
-        cascade, outputs = load(options)
+        reports = do(cases, options, watch, manifest)
     except Stopped as stop:
         reports = not_reached(cases, str(stop))
-    else:
-        reports = run(cases, cascade, outputs, watch, manifest)
     manifest.end(reports)
-    complaints = [*unfinished(reports), *filter(None, [manifest.complaint]), *finish(reports, options)]
+    complaints = [
+        *form.passed_over,
+        *unfinished(reports),
+        *filter(None, [manifest.complaint]),
+        *finish(reports, options),
+    ]
     for complaint in complaints:
         print(f"{prog}: {printable(complaint)}", file=sys.stderr)
     done = sum(report.status in (Status.DONE, Status.SKIPPED) for report in reports)
     place = f"{options.output}, report in {options.report}" if options.report else options.output
     log.info("%d of %d cases done; label maps in %s.", done, len(reports), place)
     return 1 if complaints else 0
+
+
+def do(cases: Sequence[Case], options: Options, watch: Watch, manifest: Manifest) -> list[CaseReport]:
+    """Segment the cases: by this process, by one on each of several GPUs, or by a cluster's machines.
+
+    Raises:
+        KitsError: the weights are not as they should be, or what is to run them is not there.
+        Stopped: the run is to end before it began.
+    """
+    if not cases:  # a share can be empty
+        return []
+    if options.ray:
+        from kits.cohort.cluster import run_on_cluster
+
+        return run_on_cluster(cases, options, watch, manifest)
+    if options.gpus:
+        from kits.cohort.local import run_on_gpus
+
+        return run_on_gpus(cases, options, watch)
+    from kits.batch.run import run
+    from kits.runtime.memory import share_memory
+
+    share_memory()
+    cascade, outputs = load(options)
+    watch.check()
+    return run(cases, cascade, outputs, watch, manifest)
 
 
 def load(options: Options) -> tuple[Cascade, Outputs]:
@@ -91,6 +119,7 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
     from kits.batch.record import weights_checksums
     from kits.batch.report import Outputs
     from kits.cascade.cascade import Cascade
+    from kits.runtime.memory import base_bytes
 
     log.info("Weights from %s.", options.weights)
     runtime = options.runtime()
@@ -102,7 +131,8 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
         "engine": options.engine.value,
         "precision": options.precision.value,
     }
-    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe)
+    base = base_bytes(runtime.plan.mode, cascade.segmenter.engine.device.type)
+    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe, base)
 
 
 def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:

@@ -69,7 +69,7 @@ def canonical_to_lps(home: Grid) -> np.ndarray:
     return matrix
 
 
-def surface(mask: np.ndarray, spacing: Spacing, matrix: np.ndarray) -> Any:
+def surface(mask: np.ndarray, spacing: Spacing, matrix: np.ndarray, finest_mm: float = FINEST_MM) -> Any:
     """The smoothed, closed surface of a mask as a ``trimesh.Trimesh``.
 
     Its volume is that of the voxels: smoothing and flat triangles cut curves short, so that the surface is pushed out
@@ -79,12 +79,13 @@ def surface(mask: np.ndarray, spacing: Spacing, matrix: np.ndarray) -> Any:
         mask: bool (z, y, x), not empty.
         spacing: mm (z, y, x).
         matrix: 4 x 4, from (x, y, z) voxels to where the surface is wanted.
+        finest_mm: voxels are joined to at least so many mm.
 
     Raises:
         OutputError: scikit-image or trimesh is not installed.
     """
     marching_cubes, trimesh = needed("skimage.measure").marching_cubes, needed("trimesh")
-    blocks = np.array(blocks_of(spacing, FINEST_MM))
+    blocks = np.array(blocks_of(spacing, finest_mm))
     steps = np.array(spacing) * blocks
     sigma = np.maximum(SMOOTH_MM / steps, SMOOTH_VOXELS)
     margin = (np.ceil(4 * sigma).astype(int) + 1) * blocks  # so that what the scan's end cuts is closed, too

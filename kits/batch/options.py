@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kits.batch.outputs import EXTRAS, Output
+from kits.batch.shards import Shard
 from kits.choices import Mode, Precision, Runner
-from kits.errors import switched_on
+from kits.errors import KitsError, switched_on
 from kits.io.forms import SOCKET
 from kits.plan import Plan
 from kits.runtime.runtime import DEVICE, Runtime
@@ -48,6 +50,11 @@ class Options:
         time_limit: seconds from the start of the process.
         skip_existing: leave alone what is done.
         verbose: show tracebacks.
+        shard: of the cases, which are this run's.
+        ray: address of a Ray cluster whose machines do the cases; empty: this process does them.
+        worker_cores: of a machine, how many a worker of the cluster takes.
+        gpus: so many processes do the cases, each on a GPU of this machine; 0: this process does them.
+        given: the command line as it was.
         extras: what else is written of each case.
     """
 
@@ -66,12 +73,18 @@ class Options:
     skip_existing: bool
     zip_incomplete: bool
     verbose: bool
+    shard: Shard
+    ray: str
+    worker_cores: int
+    gpus: int
+    given: tuple[str, ...]
     extras: tuple[Output, ...]
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None, prog: str) -> Options:
         """Read the command line; a wrong one ends the process with status 2 and a sentence, as argparse does."""
-        found = vars(parser(prog).parse_args(arguments))
+        given = tuple(sys.argv[1:] if arguments is None else arguments)
+        found = vars(parser(prog).parse_args(given)) | {"given": given}
         values = [(kind, found.pop(destination(kind.option))) for kind in EXTRAS]
         extras = tuple(kind(str(value), found["output"]) for kind, value in values if value)
         return cls(**found, extras=extras)
@@ -150,6 +163,11 @@ def parser(prog: str) -> Parser:
     option("--time-limit", "inf", "end in time: what is finished by then is written", type=seconds, metavar="SECONDS")
     switch("--skip-existing", "resume: leave alone the cases that are done")
     switch("--zip-incomplete", "write the --zip even if some case failed or was not reached")
+    option("--shard", "1/1", "do only the K-th of N shares of the cases", type=shard, metavar="K/N")
+    option("--ray", "", "spread the cases over a Ray cluster: its address, or nothing for one of this machine alone",
+           nargs="?", const="local", metavar="ADDRESS")  # fmt: skip
+    option("--worker-cores", "2", "cores that each worker of the cluster takes", type=count, metavar="N")
+    option("--gpus", "0", "a process on each of N GPUs of this machine", type=count, metavar="N")
     switch("--verbose", "show the traceback of what goes wrong")
     return result
 
@@ -157,6 +175,21 @@ def parser(prog: str) -> Parser:
 def words(choices: type[Mode | Runner | Precision]) -> list[str]:
     """What an option of a few words takes."""
     return [choice.value for choice in choices]
+
+
+def shard(text: str) -> Shard:
+    """A share of the cases, for argparse."""
+    try:
+        return Shard.parse(text)
+    except KitsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    if not (number := int(text)) >= 0:
+        raise ValueError(text)
+    return number
 
 
 def device(text: str) -> str:

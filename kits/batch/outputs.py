@@ -204,5 +204,79 @@ class ColourTables(Output):
         return write_tables(self.folder)
 
 
-EXTRAS: tuple[type[Output], ...] = (Overlay, Probabilities, LesionTable, Surfaces, ColourTables)
+class Pages(Output):
+    """A page a case with slices, surfaces and measurements, and an index over all."""
+
+    name, option, help = "viewer page", "--html", "folder for viewer pages that open from disk, without a network"
+    probabilities = True  # for how sure the networks were; a page made of a label map alone does not tell
+
+    def __init__(self, value: str, folder: Path) -> None:
+        """See ``Output``.
+
+        Raises:
+            OutputError: what pages are made with is not here; better known before the work than after.
+        """
+        super().__init__(value, folder)
+        from kits.batch.meshes import needed
+        from kits.batch.viewer.fetch import library
+
+        library()
+        for module in ("skimage.measure", "trimesh"):
+            needed(module)
+
+    def paths(self, case: Case) -> list[Path]:
+        return [self.place / "cases" / f"{case.stem}.{ending}" for ending in ("html", "data.js", "png", "json")]
+
+    def write(self, case: Case, volume: Volume, prediction: Prediction) -> list[Path]:
+        from kits.batch.measured import measured
+        from kits.batch.viewer.page import write_page
+
+        figures = measured(volume, prediction)
+        write_page(self.place, case.stem, volume, prediction.labels, figures, prediction.warnings)
+        return self.paths(case)
+
+    def finish(self, reports: Sequence[CaseReport]) -> list[Path]:
+        from kits.batch.viewer.page import write_index
+        from kits.choices import Status
+
+        return [write_index(self.place, {one.name: one.error for one in reports if one.status == Status.FAILED})]
+
+
+class Dicom(Output):
+    """DICOM objects of the scans that came as DICOM."""
+
+    name, option, help = "DICOM object", "--dicom", "of DICOM scans, to OUTPUT/dicom: SEG, RT structure set, report"
+    choices = ("seg", "rtstruct", "sr", "all")
+
+    def __init__(self, value: str, folder: Path) -> None:
+        """See ``Output``.
+
+        Raises:
+            OutputError: a library is missing; better known before the work than after.
+        """
+        super().__init__(value, folder)
+        from kits.batch.dicom.source import require_libraries
+
+        require_libraries()
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "dicom"
+
+    def paths(self, case: Case) -> list[Path]:
+        # A report refers to a segmentation.
+        kinds = {"sr": ("seg", "sr"), "all": ("seg", "rtstruct", "sr")}.get(self.value, (self.value,))
+        return [self.place / f"{case.stem}.{kind}.dcm" for kind in kinds]
+
+    def write(self, case: Case, volume: Volume, prediction: Prediction) -> list[Path]:
+        from kits.batch.dicom.output import write_dicom
+        from kits.batch.measured import measured
+
+        if not prediction.labels.any():  # which the case's warnings say
+            return []
+        files = {path.suffixes[-2][1:]: path for path in self.paths(case)}
+        return write_dicom(files, case.source, volume, prediction.labels, measured(volume, prediction))
+
+
+EXTRAS: tuple[type[Output], ...] = (Overlay, Probabilities, LesionTable, Surfaces, Pages, Dicom, ColourTables)
 """What may be asked for besides the label map, in the order of the options and of writing."""

@@ -18,6 +18,7 @@ from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
 from kits.io.volume import Volume
 from kits.measure.sides import left_side
+from kits.runtime.memory import LEAST_BASE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ class Outputs:
         extras: what else is written of each case.
         skip_existing: leave alone the cases that are done, of the same input and in the same way.
         recipe: what decides the labels: version, mode, checksums of the weights, options.
+        base_bytes: memory that the smallest scan takes, for a look before reading.
     """
 
     folder: Path
     extras: tuple[Output, ...] = ()
     skip_existing: bool = False
     recipe: Mapping[str, object] = field(default_factory=dict)
+    base_bytes: int = LEAST_BASE_BYTES
 
 
 @dataclass

@@ -16,7 +16,9 @@ from kits.batch.work import Work, fail, look, predict, write
 from kits.cascade.cascade import Cascade
 from kits.errors import KitsError, out_of_memory, printable, sentence
 from kits.io.cases import Case
-from kits.runtime.memory import return_memory
+from kits.io.reader import Reader
+from kits.runtime.devices import DeviceLost
+from kits.runtime.memory import memory_limit, return_memory
 
 BAR = "{l_bar}{bar}| {n:.1f} of {total_fmt} cases, {remaining} left{postfix}"
 log = logging.getLogger(__name__)
@@ -65,10 +67,10 @@ def run(
                 try:
                     with kept_apart(work, outputs):
                         watch.check()
-                        coming.result()
+                        watch.wait(coming)
                         predict(work, cascade, outputs, progress)
                         progress(1.0)
-                except Stopped as stop:
+                except (Stopped, DeviceLost) as stop:  # after either, no case would fare better
                     stopped = str(stop)
                     break
                 if writing:
@@ -87,11 +89,11 @@ def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
     """Turn what goes wrong inside into the case's own failure.
 
     Raises:
-        Stopped: the run is to end.
+        Stopped, DeviceLost: the run is to end.
     """
     try:
         yield
-    except Stopped:
+    except (Stopped, DeviceLost):
         raise
     except Exception as error:
         log.debug("%s", work.case.name, exc_info=True)
@@ -101,11 +103,11 @@ def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
 
 def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Work, Future[None]]]:
     """Each case, and the end of its reading to wait for; one ahead."""
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) as thread, Reader(memory_limit) as reader:  # which ends first: no reading is waited for
 
         def start(case: Case) -> tuple[Work, Future[None]]:
             work = Work.on(case)
-            return work, reader.submit(look, work, outputs)
+            return work, thread.submit(look, work, outputs, reader)
 
         upcoming = start(cases[0])
         for case in cases[1:]:

@@ -10,13 +10,17 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from kits.errors import KitsError
 
+T = TypeVar("T")
+TICK_SECONDS = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -69,6 +73,16 @@ class Watch:
             raise Stopped(f"The run was told to end ({self.received})")
         if time.monotonic() > self.deadline:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
+
+    def wait(self, coming: futures.Future[T]) -> T:
+        """What is to come, or the error that came instead.
+
+        Raises:
+            Stopped: it is time to end, though it has not come.
+        """
+        while not futures.wait([coming], TICK_SECONDS).done:
+            self.check()
+        return coming.result()
 
 
 def process_age() -> float:

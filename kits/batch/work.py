@@ -20,7 +20,8 @@ from kits.choices import Status
 from kits.errors import InputError, KitsError, OutputError, printable, sentence
 from kits.io.atomic import LONGEST_NAME
 from kits.io.cases import Case
-from kits.io.images import read_labels, read_volume
+from kits.io.images import read_labels
+from kits.io.reader import Reader
 from kits.runtime.memory import check_memory
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Work:
         return cls(case, CaseReport(case.name, str(case.source), case.output_name))
 
 
-def look(work: Work, outputs: Outputs) -> None:
+def look(work: Work, outputs: Outputs, reader: Reader) -> None:
     """Find out what is to be done of a case, and read what that takes.
 
     Raises:
@@ -80,8 +81,8 @@ def look(work: Work, outputs: Outputs) -> None:
             work.record, work.extras = record, missing
             work.report = replace(record.report, source=str(case.source), status=Status.SKIPPED, missing=[])
     if work.record is None or work.extras:
-        check_memory(case)
-        work.volume = read_volume(case)
+        check_memory(case, outputs.base_bytes)
+        work.volume = reader.read(case)
     work.read_seconds = time.perf_counter() - started
 
 

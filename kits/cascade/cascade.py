@@ -9,10 +9,12 @@ CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions         
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ from kits.errors import WeightsError
 from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
 from kits.plan import Plan
+from kits.runtime.arriving import arriving, check_finite, finite
+from kits.runtime.devices import explained
 from kits.runtime.engine import engines_of_stages
 from kits.runtime.runtime import DEFAULT, Runtime
 from kits.runtime.weights import Member, load_members
@@ -64,13 +68,24 @@ class Prediction:
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def add(self, box: Box, probabilities: torch.Tensor) -> None:
-        """Write the most probable labels of a box, and the probabilities where they are kept."""
-        self.labels[box] = most_probable(probabilities).cpu().numpy()
-        if self.probabilities is not None:
+    def add(self, chunks: Probabilities) -> Iterator[Box]:
+        """Write the most probable labels, and the probabilities where they are kept; tells each box that is done.
+
+        Raises:
+            KitsError: probabilities are no numbers.
+        """
+
+        def wanted(probabilities: torch.Tensor) -> list[torch.Tensor]:
             background, _, tumour = probabilities.unbind(1)
-            kidney_and_tumour = np.stack([1 - background.cpu().numpy(), tumour.cpu().numpy()])
-            self.probabilities[(slice(None), *box)] = np.rint(100 * kidney_and_tumour)
+            kept = [] if self.probabilities is None else [background, tumour]
+            return [finite(probabilities), most_probable(probabilities), *kept]
+
+        for box, (is_finite, labels, *kept) in arriving((box, wanted(chunk)) for box, chunk in chunks):
+            check_finite(is_finite)
+            self.labels[box] = labels
+            if self.probabilities is not None:
+                self.probabilities[(slice(None), *box)] = np.rint(100 * np.stack([1 - kept[0], kept[1]]))
+            yield box
 
 
 class Cascade:
@@ -91,16 +106,11 @@ class Cascade:
         >>> cascade.predict(Volume.from_image(image, "scan")).labels     # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        locators: Sequence[Member],
-        segmenters: Sequence[Member],
-        runtime: Runtime = DEFAULT,
-    ) -> None:
+    def __init__(self, locators: Sequence[Member], segmenters: Sequence[Member], runtime: Runtime = DEFAULT) -> None:
         self.runtime = runtime
-        locators, segmenters = (members_of(self.plan.mode, *stage) for stage in ((1, locators), (2, segmenters)))
-        engines = engines_of_stages(self.runtime.device, str(self.runtime.runner), str(self.runtime.precision))
-        self.locator, self.segmenter = Stage.of(locators, engines[0]), Stage.of(segmenters, engines[1])
+        first, second = members_of(self.plan.mode, 1, locators), members_of(self.plan.mode, 2, segmenters)
+        engines = engines_of_stages(runtime.device, str(runtime.runner), str(runtime.precision))
+        self.locator, self.segmenter = Stage.of(first, engines[0]), Stage.of(second, engines[1])
 
     @classmethod
     def load(cls, weights: str | Path, runtime: Runtime = DEFAULT) -> Cascade:
@@ -117,14 +127,24 @@ class Cascade:
         return self.runtime.plan
 
     @property
+    def device(self) -> torch.device:
+        """Where its networks run."""
+        return self.locator.engine.device
+
+    @property
     def members(self) -> list[Member]:
         """Its networks: stage 1's, then stage 2's."""
         return [*self.locator.members, *self.segmenter.members]
 
+    def with_plan(self, plan: Plan) -> Cascade:
+        """The same networks by another plan, whose mode has no say any more: the networks are chosen."""
+        other = copy.copy(self)
+        other.runtime = replace(self.runtime, plan=plan)
+        return other
+
     def wrapped(self, wrap: Callable[[Stage], Wrap]) -> Cascade:
         """The same cascade with all that its stages do called through something else, see ``Stage.wrapped``."""
-        other = object.__new__(type(self))
-        other.runtime = self.runtime
+        other = copy.copy(self)
         other.locator, other.segmenter = (stage.wrapped(wrap(stage)) for stage in (self.locator, self.segmenter))
         return other
 
@@ -156,8 +176,7 @@ class Cascade:
     def label(self, volume: Volume, probabilities: Probabilities) -> np.ndarray:
         """The label map, uint8 (z, y, x), of what ``segment`` or ``segment_coarsely`` gives, cleaned."""
         result = Prediction(np.zeros(volume.hu.shape, np.uint8), [])
-        for box, chunk in probabilities:
-            result.add(box, chunk)
+        deque(result.add(probabilities), maxlen=0)
         return clean(result.labels, volume, Grids.of(volume, self.plan))
 
     def predict(
@@ -169,7 +188,16 @@ class Cascade:
             volume: the CT, in HU.
             keep_probabilities: give back the probabilities too.
             progress: called as the work goes on.
+
+        Raises:
+            KitsError: the networks gave what is no number, or a GPU's memory ran out.
+            DeviceLost: a GPU refuses all further work of this process.
         """
+        with explained(self.device):
+            return self._predict(volume, keep_probabilities, progress)
+
+    def _predict(self, volume: Volume, keep_probabilities: bool, progress: Progress) -> Prediction:
+        """``predict``, with the errors of whoever computes."""
         grids = Grids.of(volume, self.plan)
         result = Prediction(np.zeros(volume.hu.shape, np.uint8), [], list(volume.warnings))
         if keep_probabilities:
@@ -181,8 +209,7 @@ class Cascade:
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
-            for box, chunk in self.segment(volume, result.regions):
-                result.add(box, chunk)
+            for box in result.add(self.segment(volume, result.regions)):
                 progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
 
         with result.timed("postprocess"):

@@ -13,6 +13,7 @@ from kits.cascade.segment import to_native_slices
 from kits.cascade.stage import Stage
 from kits.geometry import CHUNK, KIDNEY_MM, Box, Grids, Region, covering
 from kits.io.volume import Volume
+from kits.runtime.arriving import check_finite, finite
 
 THIN = 0.25
 """Share of its largest slice's area under which a component is thin: its poles, and what merely links it to others."""
@@ -45,6 +46,7 @@ def locate(
         nonlocal looks
         found = np.empty((len(centres), *grids.halved.shape[1:]), bool)
         for first, probabilities in predict_halved(slices_ZYX, centres, grids, stage):
+            check_finite(finite(probabilities))
             found[first : first + len(probabilities)] = (probabilities[:, 0] < 0.5).cpu().numpy()
             looks += len(probabilities)
             progress(looks / depth)

@@ -18,6 +18,7 @@ from nvidia.dali import math as dali_math
 from kits.geometry import Shape
 from kits.normalisation import Normalisation
 from kits.plan import WINDOW_PX
+from kits.runtime.devices import free_memory, out_of_memory
 
 SLAB_SLICES = 48
 """Slices resampled at a time: bounds the memory of the float copies, whatever the volume's length."""
@@ -68,39 +69,50 @@ class Slices:
     device: torch.device
 
     def slab(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Slices [start, stop), all by default: float32 (z, y, x) on ``device``.
+        """Slices [start, stop), all by default: float32 (z, y, x) on ``device``; a GPU is not waited for.
 
-        Runs over slabs of ``SLAB_SLICES`` output slices, each with the neighbours that the filter reaches, so that
-        the result is that of one pass over the whole and memory stays bounded.
+        Runs over slabs of ``SLAB_SLICES`` output slices, fewer where a GPU has not the memory, each with the neighbours
+        that the filter reaches, so that the result is that of one pass over the whole and memory stays bounded.
         """
+        stop = self.shape[0] if stop is None else stop
+        out_ZYX = torch.empty((stop - start, *self.shape[1:]), dtype=torch.float32, device=self.device)
+        first, at_a_time = start, SLAB_SLICES
+        while first < stop:
+            last = min(first + at_a_time, stop)
+            try:
+                # DALI owns what it gives: share it, copy it into place, let it go.
+                out_ZYX[first - start : last - start] = torch.from_dlpack(self._resample(first, last))
+            except (RuntimeError, MemoryError) as error:
+                if self.device.type == "cpu" or not out_of_memory(error) or at_a_time == 1:
+                    raise
+                free_memory(self.device)
+                at_a_time //= 2
+                continue
+            first = last
+        return out_ZYX
+
+    def _resample(self, first: int, last: int) -> Any:
+        """Slices [first, last) in one run of the graph: DALI's tensor; on a GPU in the order of torch's stream."""
         hu_ZYX, shape = self.hu_ZYX, self.shape
-        stop = shape[0] if stop is None else stop
         axes = tuple(axis for axis in range(3) if shape[axis] != hu_ZYX.shape[axis])
-        graph = _graph(axes, self.norm, None if self.device.type == "cpu" else self.device.index or 0)
+        on_cpu = self.device.type == "cpu"
+        graph = _graph(axes, self.norm, None if on_cpu else self.device.index or 0)
         step = hu_ZYX.shape[0] / shape[0]
         reach = int(np.ceil(max(step, 1))) + 1 if 0 in axes else 0
-        out_ZYX = torch.empty((stop - start, *shape[1:]), dtype=torch.float32, device=self.device)
-        for first in range(start, stop, SLAB_SLICES):
-            last = min(first + SLAB_SLICES, stop)
-            low = max(0, int(np.floor(first * step)) - reach)
-            high = min(hu_ZYX.shape[0], int(np.ceil(last * step)) + reach)
-            roi = (
-                (last - first, *shape[1:]),
-                (first * step - low, 0, 0),
-                (last * step - low, *hu_ZYX.shape[1:]),
-            )
-            inputs = {"ct": [np.ascontiguousarray(hu_ZYX[low:high])]}
-            if axes:
-                inputs |= {
-                    name: [np.array(values, np.float32)[list(axes)]]
-                    for name, values in zip(ROI_INPUTS, roi, strict=True)
-                }
-            (slab,) = graph.run(**inputs)
-            # DALI owns the slab and reuses it at the next run: share it, copy it into place, let it go.
-            out_ZYX[first - start : last - start] = torch.from_dlpack(slab[0])
-            if self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()
-        return out_ZYX
+        low = max(0, int(np.floor(first * step)) - reach)
+        high = min(hu_ZYX.shape[0], int(np.ceil(last * step)) + reach)
+        roi = (
+            (last - first, *shape[1:]),
+            (first * step - low, 0, 0),
+            (last * step - low, *hu_ZYX.shape[1:]),
+        )
+        inputs = {"ct": [np.ascontiguousarray(hu_ZYX[low:high])]}
+        if axes:
+            inputs |= {
+                name: [np.array(values, np.float32)[list(axes)]] for name, values in zip(ROI_INPUTS, roi, strict=True)
+            }
+        (slab,) = graph.run(None if on_cpu else torch.cuda.current_stream(self.device), **inputs)
+        return slab[0]
 
 
 def pad_to_window(slices_ZYX: torch.Tensor, air: float) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """Volumes and label maps: how they are read, and how results are written.
 
-Nothing here trusts ITK to notice damage: it fills a truncated NIfTI with zeros, reads NaN as 0 and an
-impossible spacing as 1 mm, and reports success when the disk is full, all of it silently.
+Nothing here trusts a header: the readers of ``formats`` and ``dicom`` check what it promises against what the file
+holds. ITK writes only; it reports success when the disk is full, so what it wrote is looked at.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -14,77 +15,109 @@ import numpy as np
 import SimpleITK as sitk
 
 from kits.errors import InputError
+from kits.io import dicom, formats
 from kits.io.atomic import UNREADABLE, aside
-from kits.io.cases import READERS, Case, ending_of
-from kits.io.dicom import read_dicom
-from kits.io.nifti import check_nifti, placed
-from kits.io.volume import Volume, single_frame
+from kits.io.cases import Case
+from kits.io.formats import ending_of
+from kits.io.stored import Stored
+from kits.io.volume import Allocate, Grid, Volume
 
 DAMAGED = "it is damaged, cut short or of another kind than its name says; copy or export it again"
-
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's C++ warnings would tear the progress bar
+LABEL_ROUNDING = 1e-3
+"""What a slope and an intercept in the header may leave of a whole number."""
 
 
 def count_voxels(case: Case) -> int:
     """How many voxels a case has by its header, for a look before reading; 0 where it has none to be read."""
-    reader = sitk.ImageFileReader()
     try:
-        files = sorted(path for path in case.source.iterdir() if path.is_file()) if case.source.is_dir() else []
-        reader.SetFileName(str(files[len(files) // 2] if files else case.source))
-        reader.ReadImageInformation()
-    except (RuntimeError, OSError):  # what is wrong with it is for read_volume to say
+        if case.is_dicom:
+            return dicom.count(case.source)
+        check_openable(case.source)
+        return prod(formats.ENDINGS[ending_of(case.source)].header(case.source, str(case.source)).size)
+    except (InputError, OSError, KeyError, EOFError, RuntimeError):  # what is wrong with it is for read_volume to say
         return 0
-    return prod(reader.GetSize()) * max(len(files), 1)
 
 
-def read_volume(case: Case) -> Volume:
+def read_volume(case: Case, empty: Allocate = np.empty) -> Volume:
     """Read the CT volume of a case, in canonical orientation.
+
+    Args:
+        case: from ``find_cases``.
+        empty: makes the array for the HU.
 
     Raises:
         InputError: It cannot be read, or is not a CT volume.
     """
-    if case.source.is_dir():
-        image, notes = read_dicom(case.source)
-    else:
-        image, notes = read_image(case.source), ()
-    volume = Volume.from_image(image, str(case.source))
-    return replace(volume, name=case.name, warnings=notes + volume.warnings)
+    return replace(Volume.from_stored(read_stored(case.source), str(case.source), empty), name=case.name)
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """A label map as it is stored: uint8 (z, y, x) in ITK's axis order, and its spacing in mm (z, y, x).
+def read_labels(path: Path, empty: Allocate = np.empty) -> tuple[np.ndarray, Grid]:
+    """A label map as it is stored: uint8 (z, y, x) in the file's axis order, and its grid.
 
     Raises:
-        InputError: It cannot be read, or holds anything but whole numbers of 0 to 255.
+        InputError: It cannot be read, or holds anything but whole numbers of 0 to 255 (up to 0.001).
     """
-    image = single_frame(read_image(path), str(path))
-    stored = sitk.GetArrayViewFromImage(image)
-    with np.errstate(invalid="ignore"):  # what cannot be converted is caught by the comparison
-        labels = stored.astype(np.uint8)
-    if not np.array_equal(labels, stored):
-        raise InputError(f"{path}: is not a label map (whole numbers of 0 to 255); give one.")
-    x, y, z = image.GetSpacing()
-    return labels, (z, y, x)
+    stored = read_stored(path)
+    labels = empty(stored.voxels.shape, np.uint8)
+    for source, target in zip(stored.voxels, labels, strict=True):
+        exact = source if (stored.slope, stored.intercept) == (1, 0) else source * stored.slope + stored.intercept
+        rounded = np.rint(exact)
+        with np.errstate(invalid="ignore"):  # what cannot be converted is caught by the comparison
+            target[...] = rounded.astype(np.uint8)
+            if not (np.array_equal(target, rounded) and np.abs(exact - rounded).max() <= LABEL_ROUNDING):
+                raise InputError(f"{path}: is not a label map (whole numbers of 0 to 255); give one.")
+    return labels, stored.grid
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Read a NIfTI, MHA or NRRD file whole, with its integrity checked.
+    """Read a file whole as an ITK image, with its integrity checked; rescaled voxels are float32.
+
+    Raises:
+        InputError: It is missing, unreadable, damaged, or in another format.
+    """
+    stored = read_stored(path)
+    voxels = stored.voxels
+    if (stored.slope, stored.intercept) != (1, 0):
+        voxels = (voxels * np.float64(stored.slope) + np.float64(stored.intercept)).astype(np.float32)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(stored.grid.spacing_xyz)
+    image.SetOrigin(stored.grid.origin)
+    image.SetDirection(stored.grid.direction)
+    return image
+
+
+def read_stored(path: Path) -> Stored:
+    """Read a file, or a folder of DICOM slices, as it is stored.
 
     Raises:
         InputError: It is missing, unreadable, damaged, or in another format.
     """
     ending = ending_of(path)
-    if not ending:
-        raise InputError(f"{path}: unknown kind of file; give {', '.join(READERS)}.")
     try:
-        voxels = check_nifti(path) if ending.startswith(".nii") else None
-        with path.open("rb"):  # the system's own reason, where ITK would only say that it failed
-            image = None if voxels is None else placed(voxels, path, READERS[ending])
-            return sitk.ReadImage(str(path), imageIO=READERS[ending]) if image is None else image
+        if path.is_dir() or (path.exists() and not ending):
+            with warnings.catch_warnings():  # pydicom's, on values that break the standard's rules of form
+                warnings.simplefilter("ignore")
+                return dicom.read(path)
+        if not ending:
+            raise InputError(f"{path}: unknown kind of file; give {', '.join(formats.ENDINGS)} or DICOM.")
+        check_openable(path)
+        return formats.ENDINGS[ending].read(path, str(path))
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as {ending}: {DAMAGED}.") from error
+        raise InputError(f"{path}: cannot be read as {ending or 'DICOM'}: {DAMAGED} ({error}).") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror}); check path and permissions.") from error
+
+
+def check_openable(path: Path) -> None:
+    """Refuse what a program would wait for forever, such as a pipe.
+
+    Raises:
+        InputError: it is there, but no file.
+        OSError: it is not there.
+    """
+    path.stat()
+    if not path.is_file():
+        raise InputError(f"{path}: is no regular file (a pipe, a socket or a device); give a file.")
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -95,5 +128,4 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """
     with aside(path) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True)
-        if ending_of(path).startswith(".nii"):
-            check_nifti(partial)  # ITK reports no error when the disk is full
+        formats.ENDINGS[ending_of(path)].read(partial, str(path))  # ITK reports no error when the disk is full

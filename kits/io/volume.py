@@ -7,18 +7,30 @@ the way home is exact; an oblique volume gets the nearest axes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
-from kits.errors import InputError
+from kits.errors import InputError, printable
+from kits.io.remark import Remark
+
+if TYPE_CHECKING:
+    from kits.io.stored import Stored
 
 AIR_HU = -500  # everything below is air or padding; fat and tissue never are
 LOWEST_HU, HIGHEST_HU = -1024, 3071  # what a 12-bit scanner stores
 IN_PLANE_MM = (0.1, 10.0)
 SLICE_MM = (0.1, 20.0)
+RIGHT_ANGLE = 0.1
+"""Degrees that two axes may be off a right angle: rounded cosines are, a sheared volume is off by far more."""
+
+Allocate = Callable[..., np.ndarray]
+"""As ``np.empty``: a shape and a dtype in, an array out."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,50 @@ class Volume:
         hu: int16 (z, y, x), C-contiguous; x grows to the patient's left, y to posterior, z to superior.
         spacing: mm, (z, y, x).
         home: The grid of the image it came from, for ``to_home``.
-        warnings: Sentences on what looks odd but does not forbid a result.
+        warnings: Sentences on what looks odd but does not forbid a result, each with a code.
 
     Example:
         >>> volume = Volume.from_array(np.random.default_rng(0).normal(0, 300, (4, 32, 32)), (3.0, 0.8, 0.8))
         >>> volume.to_home(volume.hu > 0).GetSize()
         (32, 32, 4)
+        >>> Volume.read("scan.nii.gz").warnings  # doctest: +SKIP
+        ()
     """
 
     name: str
     hu: np.ndarray
     spacing: tuple[float, float, float]
     home: Grid
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+
+    @classmethod
+    def read(cls, path: str | Path) -> Volume:
+        """Read a NIfTI, MHA or NRRD file, a DICOM file or a folder of DICOM slices.
+
+        This reads in the process at hand. For files of unknown origin, or many, use ``kits.io.reader.Reader``.
+
+        Raises:
+            InputError: It cannot be read, or is not a CT volume.
+        """
+        from kits.io.images import read_stored  # which needs this module
+
+        stored = read_stored(Path(path))
+        return replace(cls.from_stored(stored, str(path)), name=printable(Path(path).name))
+
+    @classmethod
+    def from_stored(cls, stored: Stored, name: str, empty: Allocate = np.empty) -> Volume:
+        """Bring what a reader found into canonical orientation as int16 HU.
+
+        Args:
+            stored: Voxels as the file holds them, and their grid.
+            name: File name for messages.
+            empty: Makes the array for the HU.
+
+        Raises:
+            InputError: It is no CT volume: wrong geometry or values.
+        """
+        volume = cls._checked(stored.voxels, stored.grid, name, (stored.slope, stored.intercept), empty)
+        return replace(volume, warnings=stored.remarks + volume.warnings)
 
     @classmethod
     def from_image(cls, image: sitk.Image, name: str) -> Volume:
@@ -99,13 +142,20 @@ class Volume:
         return cls._checked(hu, Grid((x, y, z), (sx, sy, sz), (0.0, 0.0, 0.0), identity), name)
 
     @classmethod
-    def _checked(cls, stored: np.ndarray, home: Grid, name: str) -> Volume:
+    def _checked(
+        cls,
+        stored: np.ndarray,
+        home: Grid,
+        name: str,
+        rescale: tuple[float, float] = (1.0, 0.0),
+        empty: Allocate = np.empty,
+    ) -> Volume:
         """Check the geometry, turn the array, check its values."""
-        _check_direction(home, name)
+        home = _straight(home, name)
         order, flips = home.canonical_axes()
         sz, sy, sx = (home.spacing_xyz[2 - axis] for axis in order)
         _check_spacing((sz, sy, sx), name)
-        hu = _to_int16(stored.transpose(order)[flips], name)
+        hu = _to_int16(stored.transpose(order)[flips], name, rescale, empty)
         return cls(name, hu, (sz, sy, sx), home, _check_values(hu, name))
 
     @property
@@ -131,6 +181,21 @@ class Volume:
         return image
 
 
+def checked_size(size: tuple[int, ...], name: str) -> tuple[int, int, int]:
+    """The three axes of a volume that may have further ones of length 1.
+
+    Raises:
+        InputError: 2-D, several frames or no voxels.
+    """
+    if not size or min(size) < 1:
+        raise InputError(f"{name}: holds no voxels (size {size}); export it again.")
+    if len(size) < 3:
+        raise InputError(f"{name}: is a 2-D image of {size} pixels; give a volume of slices.")
+    if any(frames != 1 for frames in size[3:]):
+        raise InputError(f"{name}: has more than one frame (size {size}); give one 3-D volume a file.")
+    return size[0], size[1], size[2]
+
+
 def single_frame(image: sitk.Image, name: str) -> sitk.Image:
     """The 3-D image of scalars that this is, or has as its only frame.
 
@@ -138,12 +203,7 @@ def single_frame(image: sitk.Image, name: str) -> sitk.Image:
         InputError: 2-D, several frames, no voxels, or several values a voxel.
     """
     size = image.GetSize()
-    if 0 in size:
-        raise InputError(f"{name}: holds no voxels (size {size}); export it again.")
-    if len(size) < 3:
-        raise InputError(f"{name}: is a 2-D image of {size} pixels; give a volume of slices.")
-    if any(frames != 1 for frames in size[3:]):
-        raise InputError(f"{name}: has more than one frame (size {size}); give one 3-D volume a file.")
+    checked_size(size, name)
     components = image.GetNumberOfComponentsPerPixel()
     if components != 1 or "complex" in image.GetPixelIDTypeAsString():
         raise InputError(
@@ -153,14 +213,28 @@ def single_frame(image: sitk.Image, name: str) -> sitk.Image:
     return image[(slice(None),) * 3 + (0,) * (len(size) - 3)] if len(size) > 3 else image
 
 
-def _check_direction(home: Grid, name: str) -> None:
+def off_right_angles(axes: np.ndarray) -> float:
+    """By how many degrees two columns of a 3 x 3 matrix are off a right angle, at most; inf where one is no axis."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if not (np.isfinite(axes).all() and lengths.all()):
+        return float("inf")
+    cosines = axes / lengths
+    between = (cosines.T @ cosines)[np.triu_indices(3, 1)]
+    return float(np.degrees(np.arcsin(np.minimum(np.abs(between), 1))).max())
+
+
+def _straight(home: Grid, name: str) -> Grid:
+    """The grid with its direction free of rounding that other programs would stumble over."""
     cosines = np.reshape(home.direction, (3, 3))
-    # NIfTI's float32 quaternions and hand-rounded headers are off by 1e-4 or so; a shear is off by far more.
-    if not np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-2):
+    if not np.allclose(np.linalg.norm(cosines, axis=0), 1, atol=1e-2) or off_right_angles(cosines) > RIGHT_ANGLE:
         raise InputError(
             f"{name}: its axes are not at right angles (direction {np.round(cosines, 3).tolist()}); "
             "correct the header or resample it onto a straight grid."
         )
+    if np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-5):
+        return home
+    u, _, v = np.linalg.svd(cosines)
+    return replace(home, direction=tuple((u @ v).ravel().tolist()))
 
 
 def _check_spacing(spacing: tuple[float, float, float], name: str) -> None:
@@ -172,24 +246,28 @@ def _check_spacing(spacing: tuple[float, float, float], name: str) -> None:
             )
 
 
-def _to_int16(stored: np.ndarray, name: str) -> np.ndarray:
-    """A C-contiguous int16 copy, rounded and clipped slice by slice so that no float volume is held."""
+def _to_int16(
+    stored: np.ndarray, name: str, rescale: tuple[float, float] = (1.0, 0.0), empty: Allocate = np.empty
+) -> np.ndarray:
+    """A C-contiguous int16 copy in HU, rounded and clipped slice by slice so that no float volume is held."""
     if stored.dtype.kind not in "iuf":
         raise InputError(f"{name}: its voxels are {stored.dtype}, not HU values; export it as greyscale CT.")
-    hu = np.empty(stored.shape, np.int16)
+    hu = empty(stored.shape, np.int16)
     limits = np.iinfo(np.int16)
+    slope, intercept = map(np.float64, rescale)
     for index, (source, target) in enumerate(zip(stored, hu, strict=True)):
-        if stored.dtype == np.int16:
+        if stored.dtype == np.int16 and rescale == (1, 0):
             target[...] = source
             continue
-        rounded = np.rint(source)
+        with np.errstate(over="ignore", invalid="ignore"):  # the outcome is looked at
+            rounded = np.rint(source if rescale == (1, 0) else source * slope + intercept)
         if not np.isfinite(rounded).all():
             raise InputError(f"{name}: has NaN or infinite voxels (slice {index}); export it again as integers.")
         target[...] = np.clip(rounded, limits.min, limits.max)
     return hu
 
 
-def _check_values(hu: np.ndarray, name: str) -> tuple[str, ...]:
+def _check_values(hu: np.ndarray, name: str) -> tuple[Remark, ...]:
     """Refuse what is evidently not CT in HU; return a warning for what merely looks odd."""
     low, high = int(hu.min()), int(hu.max())
     if high == low or high < AIR_HU:
@@ -210,8 +288,10 @@ def _check_values(hu: np.ndarray, name: str) -> tuple[str, ...]:
         outside += np.count_nonzero((slice_hu < LOWEST_HU) & (slice_hu > low))
     warnings = []
     if not air:
-        warnings.append(f"No voxel below {AIR_HU} HU: no air in view, or not a CT volume in Hounsfield units.")
+        text = f"No voxel below {AIR_HU} HU: no air in view, or not a CT volume in Hounsfield units."
+        warnings.append(Remark("no-air", text))
     if outside > hu.size / 2:
         percent = round(100 * outside / hu.size)
-        warnings.append(f"{percent} % of the voxels lie outside {LOWEST_HU} to {HIGHEST_HU} HU.")
+        text = f"{percent} % of the voxels lie outside {LOWEST_HU} to {HIGHEST_HU} HU."
+        warnings.append(Remark("outside-hu", text))
     return tuple(warnings)

@@ -1,4 +1,4 @@
-"""Slices through networks on a device, in mixed precision: the one place that knows devices and runtimes.
+"""Slices through networks on a device: batches, windows, ensembles.
 
 Tensor names end in their dimensions: B batch, Z slices, C classes, Y rows, X columns.
 """
@@ -8,22 +8,24 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
+from kits.choices import Precision, Runner
 from kits.errors import KitsError
 from kits.geometry import WINDOW_PX, Corner
 from kits.networks import Network
-from kits.runtime.cuda_graph import Recorded, recorded_if_faster
+from kits.runtime.devices import choose_device, explained, free_memory
 from kits.runtime.openvino import compile_with_openvino
-from kits.runtime.precision import PRECISIONS, fastest_precision
-from kits.runtime.stacks import OFFSETS, stack_slices
+from kits.runtime.placed import Placed, place
+from kits.runtime.precision import PRECISIONS, precisions
+from kits.runtime.stacks import indices_on, stack_slices
 
 CLASSES = 3
 BATCH = {"cpu": 4, "cuda": 32}
-ENGINES = ("auto", "openvino", "torch")
+ENGINES = tuple(runner.value for runner in Runner)
 log = logging.getLogger(__name__)
 
 
@@ -31,26 +33,22 @@ class Engine:
     """Runs networks where they run fastest.
 
     Args:
-        device: ``cuda``, ``cpu`` or ``auto`` (the GPU if there is one).
-        engine: ``torch``, ``openvino`` (CPU only), or ``auto`` (OpenVINO on a CPU where it is installed).
-        precision: a key of ``PRECISIONS``, or ``auto`` (see ``fastest_precision``).
+        device: a word for ``choose_device``, or a device that it gave.
+        engine: a ``Runner``: ``torch``, ``openvino`` (CPU only), or ``auto`` (OpenVINO on a CPU where it is installed).
+        precision: a ``Precision``; ``auto`` is the first of ``precisions`` that gives the CPU's numbers.
 
     Raises:
-        KitsError: ``cuda`` is asked for where there is none, or OpenVINO where it cannot run.
+        KitsError: a GPU is asked for that is not there or does not work, or OpenVINO where it cannot run.
+        ValueError: a word is none of those that there are.
     """
 
-    def __init__(self, device: str = "auto", engine: str = "auto", precision: str = "auto") -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
-        if precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"precision must be auto or one of {tuple(PRECISIONS)}, got {precision!r}")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise KitsError("No CUDA device was found; use --device cpu, or start the container with --gpus all.")
-        self.device = torch.device(device)
-        self.precision = fastest_precision(self.device) if precision == "auto" else PRECISIONS[precision]
-        self.batch = BATCH[self.device.type]
+    def __init__(self, device: str | torch.device = "auto", engine: str = "auto", precision: str = "auto") -> None:
+        engine, precision = Runner(engine).value, Precision(precision).value
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.precisions = precisions(self.device) if precision == "auto" else (PRECISIONS[precision],)
+        self.precision = self.precisions[0]
+        self.batch = BATCH.get(self.device.type, BATCH["cpu"])
+        self.whole_batches = self.device.type != "cpu"
         self.engine = choose_engine(engine, self.device)
 
     def __str__(self) -> str:
@@ -58,22 +56,24 @@ class Engine:
 
     @property
     def precision_name(self) -> str:
-        """A key of ``PRECISIONS``."""
+        """A key of ``PRECISIONS``; on a GPU that of the network that was placed last."""
         return next(name for name, precision in PRECISIONS.items() if precision == self.precision)
 
     def place(self, network: nn.Module) -> Network:
-        """Make a network in evaluation mode ready to run here: compiled, or moved to the device and recorded there."""
+        """Make a network in evaluation mode ready to run here: compiled, or moved to the device and recorded there.
+
+        Raises:
+            KitsError: the GPU has not the memory, or gives other numbers than the CPU.
+        """
         if self.engine == "openvino":
             return compile_with_openvino(network, self.precision)
-        # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
-        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.device.type == "cpu":
-            return network
-        stacks_BCYX = torch.randn(self.batch, len(OFFSETS), WINDOW_PX, WINDOW_PX, device=self.device)
-        return recorded_if_faster(network, stacks_BCYX.contiguous(memory_format=torch.channels_last), self.precision)
+        with explained(self.device):
+            placed = place(network, self.device, self.precisions, self.batch)
+        self.precision = placed.precision
+        return placed
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision, for a ``with`` around a network's call."""
+        """Mixed precision, for a ``with`` around the training of a network."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     @torch.inference_mode()
@@ -88,7 +88,8 @@ class Engine:
         """Class probabilities of some slices inside some windows, averaged over networks and overlapping windows.
 
         The mean of the networks' softmax is stage 3, the ensemble (paper section 2.3). Where windows overlap, each
-        counts the more the nearer the pixel is to its middle. Outside the windows all is background.
+        counts the more the nearer the pixel is to its middle. Outside the windows all is background. A GPU's work is
+        queued and not waited for.
 
         Args:
             networks: from ``place``.
@@ -100,44 +101,66 @@ class Engine:
         Returns:
             float32 (len(centres), 3, y, x) on the device.
         """
+        planes = [(slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)) for top, left in windows]
         sum_ZCYX = torch.zeros((len(centres), CLASSES, *slices_ZYX.shape[1:]), device=self.device)
         weights_YX = torch.zeros(slices_ZYX.shape[1:], device=self.device)
         weight_YX = window_weight(self.device)
-        indices = torch.as_tensor(list(centres))
-        for top, left in windows:
-            rows, columns = slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)
-            weights_YX[rows, columns] += weight_YX
-            done = 0
-            while done < len(indices):
-                try:
-                    stacks = stack_slices(slices_ZYX[:, rows, columns], indices[done : done + self.batch], step)
-                    probabilities = self._ensemble(networks, stacks)
-                    sum_ZCYX[done : done + self.batch, :, rows, columns] += probabilities.mul_(weight_YX)
-                except torch.cuda.OutOfMemoryError:
-                    if self.batch == 1:
-                        raise
-                    for network in networks:
-                        if isinstance(network, Recorded):  # of a batch that is too large now
-                            network.forget()
-                    torch.cuda.empty_cache()
-                    self.batch = self.batch // 2
-                    log.warning("The GPU ran out of memory; going on with batches of %d slices.", self.batch)
-                    continue
-                done += self.batch
+        for ys, xs in planes:
+            weights_YX[ys, xs] += weight_YX
+        indices = indices_on(self.device, centres)
+        done = 0
+        while done < len(planes) * len(indices):
+            batch = [(*planes[at], some) for at, some in pieces(done, self.batch, len(planes), len(indices))]
+            try:
+                stacks = [stack_slices(slices_ZYX[:, ys, xs], indices[some], step) for ys, xs, some in batch]
+                probabilities = self._ensemble(networks, self._whole(stacks)).mul_(weight_YX)
+            except torch.cuda.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self._halve_batch(networks)
+                continue
+            seen = [len(one) for one in stacks]
+            for (ys, xs, some), part in zip(batch, probabilities[: sum(seen)].split(seen), strict=True):
+                sum_ZCYX[some, :, ys, xs] += part
+            done += self.batch
         outside_YX = weights_YX == 0
         sum_ZCYX[:, 0].masked_fill_(outside_YX, 1)
         return sum_ZCYX.div_(weights_YX.masked_fill_(outside_YX, 1))
 
+    def _whole(self, stacks: list[torch.Tensor]) -> torch.Tensor:
+        """A batch of its pieces; on a GPU filled up with zeros, so that one recording and one tuning serve all."""
+        missing = self.batch - sum(len(one) for one in stacks)
+        if missing and self.whole_batches:
+            stacks = [*stacks, stacks[0].new_zeros(missing, *stacks[0].shape[1:])]
+        return torch.cat(stacks) if len(stacks) > 1 else stacks[0]
+
+    def _halve_batch(self, networks: Sequence[Network]) -> None:
+        """After memory ran out, give back what is held, and go on with less at a time."""
+        for network in networks:
+            if isinstance(network, Placed):  # its recording is of a batch that is too large now
+                network.forget()
+        free_memory(self.device)
+        self.batch //= 2
+        log.warning("The GPU ran out of memory; going on with batches of %d slices.", self.batch)
+
     def _ensemble(self, networks: Sequence[Network], stacks_BCYX: torch.Tensor) -> torch.Tensor:
         """Mean of the networks' softmax, float32 (batch, 3, y, x)."""
-        if self.engine == "torch":  # OpenVINO takes plain rows, and arranges them itself
-            stacks_BCYX = stacks_BCYX.contiguous(memory_format=torch.channels_last)
-        with self.autocast():
-            logits = [network(stacks_BCYX) for network in networks]
-        probabilities = logits[0].float().softmax(1)
-        for one in logits[1:]:
-            probabilities += one.float().softmax(1)
-        return probabilities.div_(len(logits)) if len(logits) > 1 else probabilities
+        probabilities = networks[0](stacks_BCYX).float().softmax(1)
+        for network in networks[1:]:
+            probabilities += network(stacks_BCYX).float().softmax(1)
+        return probabilities.div_(len(networks)) if len(networks) > 1 else probabilities
+
+
+def pieces(done: int, batch: int, windows: int, slices: int) -> Iterator[tuple[int, slice]]:
+    """A batch of the slices of all windows, laid one after the other: a window's index, and which of its slices.
+
+    Example:
+        >>> list(pieces(4, 4, windows=2, slices=6))
+        [(0, slice(4, 6, None)), (1, slice(0, 2, None))]
+    """
+    last = min(done + batch, windows * slices)
+    for window in range(done // slices, -(-last // slices)):
+        yield window, slice(max(done - window * slices, 0), min(last - window * slices, slices))
 
 
 def engines_of_stages(device: str = "auto", engine: str = "auto", precision: str = "auto") -> tuple[Engine, Engine]:
@@ -151,7 +174,7 @@ def engines_of_stages(device: str = "auto", engine: str = "auto", precision: str
     """
     first = second = Engine(device, engine, precision)
     if precision == "auto" and first.precision == torch.bfloat16:
-        second = Engine(device, engine, "fp32")
+        second = Engine(first.device, engine, "fp32")
     log.info("Networks run on %s%s.", first, "" if second is first else f"; stage 2 on {second}")
     return first, second
 

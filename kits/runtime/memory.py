@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from kits.choices import Mode
 from kits.errors import InputError
 from kits.io.cases import Case
 from kits.io.images import count_voxels
 
 BASE_BYTES = 1_600_000_000
-
+LEAST_BASE_BYTES = 900_000_000
+"""On a CPU in the mode ``native``, whose networks are smaller."""
 BYTES_A_VOXEL = 12
-"""Measured peaks lie below ``BASE_BYTES`` + ``BYTES_A_VOXEL`` times the scan's voxels (docs/decisions.md)."""
+"""Measured peaks lie below the base plus so many times the scan's voxels (docs/decisions.md)."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 """Numbers of glibc's settings, from its malloc.h."""
@@ -56,18 +58,27 @@ def return_memory() -> None:
         trim(0)
 
 
-def check_memory(case: Case) -> None:
+def check_memory(case: Case, base: int = LEAST_BASE_BYTES) -> None:
     """Refuse a case that would not fit into memory, judged by its header: the system would kill us without a word.
+
+    Args:
+        case: whose header is looked at.
+        base: bytes that the smallest scan takes.
 
     Raises:
         InputError: the scan needs more than there is.
     """
-    need, limit = BASE_BYTES + BYTES_A_VOXEL * count_voxels(case), memory_limit()
+    need, limit = base + BYTES_A_VOXEL * count_voxels(case), memory_limit()
     if need > limit:
         raise InputError(
             f"{case.source}: needs about {need / 1e9:.1f} GB of memory, but only {limit / 1e9:.1f} GB can be had; "
             "give the container or machine more, or crop the scan to the abdomen."
         )
+
+
+def base_bytes(mode: Mode, device: str) -> int:
+    """What the smallest scan takes in a mode on a device."""
+    return LEAST_BASE_BYTES if mode == Mode.NATIVE and device == "cpu" else BASE_BYTES
 
 
 def memory_limit() -> int:

@@ -17,15 +17,18 @@ BF16_PAYS_BELOW = 0.8
 """bf16 costs digits, so it has to be at least this much faster than fp32."""
 
 
-def fastest_precision(device: torch.device) -> torch.dtype:
-    """fp16 on CUDA; on a CPU bf16 where it is clearly faster than fp32, by its flags and by a trial, else fp32.
+def precisions(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The precisions that a device may run networks in, the fastest first; on a GPU a trial has to choose one.
 
-    The flags alone do not tell: some CPUs that have the instructions run them at half of fp32's speed.
+    On CUDA half precision, where the GPU has bf16 that, and single. On a CPU bf16 where it is clearly faster than fp32,
+    by its flags and by a trial, else fp32: the flags alone do not tell, since some CPUs that have the instructions run
+    them at half of fp32's speed.
     """
     if device.type == "cuda":
-        return torch.float16
+        bf16 = (torch.bfloat16,) if torch.cuda.is_bf16_supported(including_emulation=False) else ()
+        return torch.float16, *bf16, torch.float32
     pays = knows_bf16() and (convolution_seconds(torch.bfloat16) < BF16_PAYS_BELOW * convolution_seconds(torch.float32))
-    return torch.bfloat16 if pays else torch.float32
+    return (torch.bfloat16 if pays else torch.float32,)
 
 
 def knows_bf16() -> bool:

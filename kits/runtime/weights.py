@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from pathlib import Path
@@ -26,6 +26,8 @@ from kits.normalisation import Normalisation
 
 FORMAT = "kits-cascade 1"
 CHECKSUMS = "SHA256SUMS"
+OWN_CHECKSUM = "sha256"
+"""The metadata in which a weight file tells the checksum of all else that it holds."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,23 @@ def save_weights(path: Path, network: nn.Module, info: WeightsInfo) -> None:
     }
     if info.held_out is not None:
         metadata["held_out"] = " ".join(info.held_out)
+    metadata[OWN_CHECKSUM] = own_checksum(tensors, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     save_file(tensors, aside, metadata)
     aside.replace(path)
+
+
+def own_checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of what a weight file holds, which it tells of itself: no change goes unnoticed."""
+    checksum = hashlib.sha256()
+    for key, value in sorted(metadata.items()):
+        if key != OWN_CHECKSUM:
+            checksum.update(f"{key}: {value}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        checksum.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return checksum.hexdigest()
 
 
 def is_norm(name: str, names: Container[str]) -> bool:
@@ -92,23 +107,38 @@ def is_norm(name: str, names: Container[str]) -> bool:
     return f"{name.rpartition('.')[0]}.running_mean" in names
 
 
-def load_member(path: Path) -> Member:
+def load_member(path: Path, listed: bool = True) -> Member:
     """Read one weight file.
 
+    Args:
+        path: the file.
+        listed: whether a list vouches for it; else it must carry its own checksum.
+
     Raises:
-        WeightsError: the file is truncated, no safetensors file, or not one of this project's.
+        WeightsError: the file is truncated or changed, no safetensors file, not one of this project's, or not finite.
     """
     remedy = "fetch it again, or train it with `python -m train`"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}); {remedy}.") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path} was not made by this project (format {metadata.get('format')!r}, expected {FORMAT!r}); {remedy}."
         )
+    if metadata.get(OWN_CHECKSUM, own := own_checksum(stored, metadata)) != own:
+        raise WeightsError(f"{path} was changed after it was written (its own checksum differs); {remedy}.")
+    if not (listed or OWN_CHECKSUM in metadata):
+        raise WeightsError(
+            f"{path} carries no checksum, and there is no {CHECKSUMS} beside it; fetch that too, or, if the file is "
+            f"your own, make it: cd {path.parent} && sha256sum *.safetensors > {CHECKSUMS}."
+        )
+    tensors = {name: tensor.float() for name, tensor in stored.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path} has NaN or infinite weights in {name}; {remedy}.")
     try:
         low, high = map(float, metadata["hu_window"].split())
         norm = Normalisation(float(metadata["mean"]), float(metadata["std"]), (low, high))
@@ -145,8 +175,11 @@ def load_members(folder: Path) -> tuple[list[Member], list[Member]]:
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise WeightsError(f"No weights: {folder} holds no *.safetensors file; {remedy}.")
+    for path in paths:
+        if not path.is_file():
+            raise WeightsError(f"{path} is named like a weight file but is none; remove or rename it.")
     verify_checksums(folder, paths)
-    members = [load_member(path) for path in paths]
+    members = [load_member(path, (folder / CHECKSUMS).exists()) for path in paths]
     stages = tuple([member for member in members if member.info.role == role] for role in Role)
     for role, stage in zip(Role, stages, strict=True):
         if not stage:

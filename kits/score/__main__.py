@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kits.errors import KitsError, exit_status
-from kits.io.atomic import write_text
-from kits.score.metrics import CONVENTIONS, score_folders
+from kits.score import CONVENTIONS
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m kits.score") -> int:
-    """Command line; returns 0, 1 if a case could not be scored, or 2 if there was nothing to score."""
+    """Command line; returns 0, 1 if a case has no score or impossible labels, or 2 if there was nothing to score."""
     parser = argparse.ArgumentParser(prog=prog, description="Score label maps as KiTS does.")
     parser.add_argument("predictions", type=Path, help="folder of label maps, or one file")
     parser.add_argument("references", type=Path, help="folder of reference label maps, or one file")
@@ -30,12 +29,15 @@ def score(arguments: argparse.Namespace) -> int:
     Raises:
         KitsError: there is nothing to score.
     """
+    from kits.io.atomic import write_text  # after the help, which should come at once
+    from kits.score.folders import score_folders
+
     scores = score_folders(arguments.predictions, arguments.references, arguments.convention)
     if scores.cases:
         print(scores.table())
     for case in scores.missing:
         print(f"{case}: there is no prediction, so it was scored as all background.", file=sys.stderr)
-    for message in [*scores.warnings, *scores.failed.values()]:
+    for message in [*scores.warnings, *scores.out_of_range, *scores.failed.values()]:
         print(message, file=sys.stderr)
     if arguments.json:
         try:
@@ -43,7 +45,7 @@ def score(arguments: argparse.Namespace) -> int:
         except KitsError as error:
             print(error, file=sys.stderr)
             return 1
-    return 1 if scores.failed else 0
+    return 1 if scores.failed or scores.out_of_range else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import SimpleITK as sitk
 from kits.batch import command, options
 from kits.batch.options import Options
 from kits.io.volume import Grid
+from kits.plan import PAPER
+from kits.runtime.runtime import Runtime
 from test.helpers.threshold import threshold_cascade
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +53,7 @@ def loaded(monkeypatch):
     asked = []
 
     def load(weights, runtime):
-        asked.append((weights, runtime.device, runtime.plan.mode, runtime.runner, runtime.precision))
+        asked.append((weights, runtime))
         return threshold_cascade(runtime.plan.mode)
 
     monkeypatch.setattr("kits.cascade.cascade.Cascade.load", load)
@@ -237,7 +240,7 @@ def test_every_option_can_come_from_the_environment(scans, out, tmp_path, make_c
     assert call("--input", scans / "there.nii.gz")[0] == 0
     loaded.clear()
     assert call()[0] == 0
-    assert loaded == [(tmp_path / "my weights", "cpu", "paper", "torch", "fp32")]
+    assert loaded == [(tmp_path / "my weights", Runtime.of("cpu", "paper", "torch", "fp32"))]
     assert (out / "good.nii.gz").is_file()
     assert (out / "probabilities" / "good_kidney_percent.nii.gz").is_file()
     assert (tmp_path / "pictures" / "good.png").is_file()
@@ -250,9 +253,20 @@ def test_an_option_beats_the_environment(scans, out, tmp_path, loaded, call, mon
     monkeypatch.setenv("KITS_OUTPUT", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("KITS_MODE", "none of the two")
     assert call("--input", scans, "--output", out, "--mode", "paper")[0] == 0
-    assert loaded[0][2] == "paper"
+    assert loaded[0][1].plan == PAPER
     assert names_in(out) == ["good.nii.gz"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_plan_changes_what_it_names_of_the_mode(scans, out, tmp_path, loaded, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("look_every = 2\n")
+    assert call("--input", scans, "--output", out, "--mode", "paper", "--plan", plan)[0] == 0
+    assert loaded[0][1].plan == replace(PAPER, look_every=2)
+    plan.write_text("look_evry = 2\n")
+    status, said = call("--input", scans, "--output", out, "--plan", plan)
+    assert (status, len(loaded)) == (2, 1)
+    assert f"{plan}: a plan has no field 'look_evry'; did you mean look_every?" in said
 
 
 def test_an_empty_variable_or_a_no_is_as_good_as_none(monkeypatch):
@@ -284,7 +298,7 @@ def test_nothing_to_do_says_what_was_looked_for_and_where(tmp_path, out, loaded,
     status, said = call("--input", source, "--output", out)
     assert status == 2
     assert said.startswith(f"process.py: {source}: ")
-    assert "*.nii, *.nii.gz, *.mha, *.nrrd" in said
+    assert "*.nii, *.nii.gz, " in said
     assert said.count("\n") == 1
     assert loaded == []
     assert not out.exists()
@@ -357,6 +371,17 @@ def test_an_unknown_choice_is_refused_with_those_there_are(
     assert f"argument --{name}: 'fastest' is none of {allowed}" in said
     assert loaded == []
     assert not out.exists()
+
+
+def test_a_plan_s_file_changes_fields_of_the_mode_s_plan(scans, out, tmp_path, loaded, call):
+    plan = tmp_path / "plan.toml"
+    plan.write_text("look_every = 2\n")
+    assert call("--input", scans, "--output", out, "--mode", "paper", "--plan", plan)[0] == 0
+    assert loaded[0][1].plan == replace(PAPER, look_every=2)
+    plan.write_text("look_evry = 2\n")
+    status, said = call("--input", scans, "--output", out, "--plan", plan)
+    assert status == 2
+    assert "did you mean look_every?" in said
 
 
 def test_an_unknown_option_is_refused(call):

@@ -255,7 +255,7 @@ def test_a_report_whose_disk_is_full_costs_no_run(scans, out, monkeypatch):
 def test_the_next_volume_is_read_while_one_is_segmented_and_no_further_one(scans, out, monkeypatch):
     read = {name: threading.Event() for name in "abc"}
 
-    def read_volume(case):
+    def read_volume(_, case):
         read[case.name].set()
         return volume_of(case)
 
@@ -264,7 +264,7 @@ def test_the_next_volume_is_read_while_one_is_segmented_and_no_further_one(scans
             assert read["b" if name == "a" else "c"].wait(30)
         assert read["c"].is_set() == (name != "a")
 
-    monkeypatch.setattr("kits.batch.work.read_volume", read_volume)
+    monkeypatch.setattr("kits.io.reader.Reader.read", read_volume)
     assert [report.error for report in run(find_cases(scans), Thresholds(watch=look), Outputs(out))] == [""] * 3
 
 

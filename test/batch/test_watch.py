@@ -13,6 +13,7 @@ from kits.batch.run import run
 from kits.batch.watch import Stopped, Watch
 from kits.cascade.cascade import Prediction
 from kits.io.cases import find_cases
+from test.helpers.trouble import make_trouble
 
 
 class Empty:
@@ -82,3 +83,10 @@ def test_signals_are_heeded_only_inside_and_the_second_one_is_not_caught():
             watch.check()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_time_limit_ends_a_reading_that_hangs(scans, tmp_path, monkeypatch):
+    make_trouble(tmp_path, monkeypatch)
+    (scans / "a.nii.gz").rename(scans / "a_hang.nii.gz")
+    reports = run(find_cases(scans), Empty(lambda name: None), Outputs(tmp_path / "out"), watch=Watch(seconds=2))
+    assert {one.status for one in reports} == {"not reached"}

@@ -10,24 +10,28 @@ import torch
 
 from bench.ablation import switches, without_each
 from bench.accuracy import (
-    Remembering,
+    Memoised,
     Row,
     cases_of,
     false_tumours,
-    judge,
     mean,
     pooled,
     refuse_twice,
+    score_networks,
     tables,
     unseen_by,
 )
-from bench.improvements import line, measure, read_cases, variants
+from bench.improvements import Bench, line, read_cases, variants
+from bench.stages import Clock, least, operations, rows, run_case, timed
+from kits.choices import Mode
 from kits.errors import InputError
 from kits.io.images import write_image
-from kits.plan import Plan, improvements
+from kits.plan import NATIVE, Plan, improvements
 from test.helpers.threshold import phantom, phantom_volume, threshold_cascade
-from train.cases import LabelledCase
-from train.config import PAPER, Data, Source, config_of
+from train.config import Data, Source
+from train.data.cases import LabelledCase
+from train.presets import PAPER
+from train.settings import config_of
 
 SPACING = (3.0, 0.8, 0.8)
 NAMES = ("locate", "segment", "segment")
@@ -69,7 +73,7 @@ def test_a_lone_slice_is_scored_on_the_middle_of_its_thin_volume() -> None:
     hu, labels = phantom()
     middle = len(hu) // 2
     case = LabelledCase("lone", "p", (), lambda: (hu[middle : middle + 1], labels[middle : middle + 1], SPACING))
-    rows = list(judge("slices", case, True, [threshold_cascade()], None))
+    rows = list(score_networks("slices", case, True, [threshold_cascade()], None))
     assert [one.network for one in rows] == [f"{name}, native" for name in (*NAMES, "ensemble")]
     found = rows[-1]
     assert found.kidney[1] > 1000
@@ -84,10 +88,10 @@ def test_no_stack_of_slices_is_computed_twice_and_each_has_its_own_answer() -> N
         computed.extend(stacks[:, 0, 0, 0].tolist())
         return stacks[:, :3] * 2
 
-    remembering = Remembering(network)
+    memoised = Memoised(network)
     stacks = torch.tensor([1.0, 2.0, 1.0, 3.0])[:, None, None, None] * torch.ones(1, 5, 4, 4)
-    assert torch.equal(remembering(stacks), stacks[:, :3] * 2)
-    assert torch.equal(remembering(stacks[2:]), stacks[2:, :3] * 2)
+    assert torch.equal(memoised(stacks), stacks[:, :3] * 2)
+    assert torch.equal(memoised(stacks[2:]), stacks[2:, :3] * 2)
     assert sorted(computed) == [1.0, 2.0, 3.0]
 
 
@@ -102,7 +106,7 @@ def test_whole_volumes_and_simulations_are_scored_and_marked(tmp_path: Path) -> 
     simulated = [tmp_path / "simulated"]
     assert [unseen for *_, unseen in cases_of(data, simulated, only_unseen=True)] == [True, True]
     every = [found for case in cases_of(data, simulated)
-             for found in judge(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
+             for found in score_networks(*case, [threshold_cascade()], tmp_path / "out")]  # fmt: skip
     rows = [found for found in every if found.network == "ensemble, native"]
     assert [(found.group, found.case, found.unseen) for found in rows] == [
         ("volumes", "known", False),
@@ -171,7 +175,12 @@ def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_fo
     ]
     assert len(cases[1].truth) == len(cases[1].volume.hu) == 5
     assert cases[1].truth.any()
-    figures = measure(threshold_cascade(), cases[::2])
+    bench = Bench({mode: threshold_cascade(mode) for mode in Mode})
+    figures = bench.measure(cases[::2], NATIVE)
+    assert bench.measure(cases[::2], replace(NATIVE, cysts_are_kidney=False)).kidney == 1
+    assert len(bench.known) == 2, "what differs in post-processing alone is segmented once"
+    assert bench.measure(cases[::2], replace(NATIVE, every_slice=False)).seconds > 0
+    assert len(bench.known) == 4
     assert (figures.kidney, figures.tumour) == (1, 1)
     assert np.isnan(figures.false_ml)
     assert figures.seconds > 0
@@ -180,3 +189,19 @@ def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_fo
     assert line(figures, figures)[:1] == ["1.0000"]
     with pytest.raises(InputError, match="There is no labelled volume under"):
         read_cases([tmp_path], 15.0)
+
+
+def test_a_cases_time_is_split_into_networks_preprocessing_and_all_else(tmp_path: Path) -> None:
+    write_case(tmp_path, ("scan.nii.gz", "label.nii.gz"))
+    cascade, clock = threshold_cascade(), Clock(torch.device("cpu"))
+    volume, result, seconds = run_case(timed(cascade, clock), clock, tmp_path / "scan.nii.gz")
+    for stage in ("locate", "segment"):
+        parts = [seconds[f"{stage}: {part}"] for part in ("networks", "preprocessing", "all else")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(result.seconds[stage])
+        assert clock.operations[f"{stage}: networks"] == clock.slices[f"{stage}: networks"] * operations("res-unet")
+    assert clock.slices["segment: networks"] > clock.slices["locate: networks"] > 0, "two members, and two regions"
+    bounds = least(cascade, clock, volume.hu.size, {"fp32": 1e12, "bf16": 1e12}, 1e10)
+    assert set(bounds) == set(seconds)
+    assert min(bounds.values()) > 0
+    assert [cells[0] for cells in rows(seconds, bounds, clock.slices)] == list(bounds)

@@ -284,3 +284,5 @@ def test_a_plan_travels_with_the_runtime() -> None:
     result = cascade.predict(volume)
     assert (cascade.plan, len(result.regions)) == (plan, 1)
     assert 0 < (result.labels > 0).sum() < (truth > 0).sum()
+    assert np.array_equal(cascade.with_plan(NATIVE).predict(volume).labels, truth)
+    assert cascade.plan == plan, "the cascade itself is as it was"

@@ -39,11 +39,11 @@ def member(role: str, network: nn.Module | None = None) -> Member:
 
 def stage(network: nn.Module | None = None) -> Stage:
     """A stage of one threshold network, or of another, on this CPU."""
-    return Stage.of([member("segment", network)], Engine("cpu", "torch"))
+    return Stage.of([member("segment", network)], Engine("cpu", "torch", "fp32"))
 
 
 def threshold_cascade(mode: str = "native") -> Cascade:
-    return Cascade([member("locate")], [member("segment"), member("segment")], Runtime.of("cpu", mode, "torch"))
+    return Cascade([member("locate")], [member("segment"), member("segment")], Runtime.of("cpu", mode, "torch", "fp32"))
 
 
 def phantom(

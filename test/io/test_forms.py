@@ -87,3 +87,34 @@ def test_a_job_whose_folder_holds_another_number_of_mha_files_is_refused(tmp_pat
         touch(tmp_path / "images" / "ct" / name)
     with pytest.raises(InputError, match=r"should hold one \*\.mha"):
         recognise(tmp_path)
+
+
+def test_one_folder_of_images_is_enough_without_inputs_json(tmp_path):
+    touch(tmp_path / "images" / "abdominal-ct" / "0a1b2c3d.mha")
+    form = recognise(tmp_path)
+    assert form.description == "KiTS21's, images/abdominal-ct/*.mha"
+    assert outputs(form) == ["images/kidney-tumor-and-cyst/0a1b2c3d.mha"]
+
+
+def test_several_folders_of_images_without_inputs_json_are_refused_by_name(tmp_path):
+    for name in ("abdominal-ct", "pet"):
+        touch(tmp_path / "images" / name / "a.mha")
+    with pytest.raises(InputError, match=r"several folders hold images \(abdominal-ct, pet\)"):
+        recognise(tmp_path)
+
+
+def test_what_a_form_passes_over_is_named(tmp_path):
+    for name in ("a.mha", "b.nii.gz", ".c.mha"):
+        touch(tmp_path / "images" / "ct" / name)
+    form = recognise(tmp_path)
+    assert [one.split(": ")[0] for one in form.passed_over] == [
+        str(tmp_path / "images" / "ct" / name) for name in (".c.mha", "b.nii.gz")
+    ]
+    touch(tmp_path / "files" / "a.nii.gz")
+    touch(tmp_path / "files" / "b.mgz")
+    touch(tmp_path / "files" / "notes.txt")
+    form = recognise(tmp_path / "files")
+    assert form.passed_over == [
+        f"{tmp_path / 'files' / 'b.mgz'}: is of a kind that is not read; convert it to .nii.gz."
+    ]
+    assert form.ignored == ["notes.txt"]

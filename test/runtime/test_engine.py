@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kits.errors import KitsError
 from kits.geometry import cover
@@ -14,7 +16,7 @@ from kits.networks import ResNet, ResUNet
 from kits.runtime import engine
 from kits.runtime import precision as precision_module
 from kits.runtime.engine import Engine, choose_engine, engines_of_stages
-from kits.runtime.precision import fastest_precision
+from kits.runtime.precision import precisions
 from kits.runtime.stacks import stack_slices
 from test.helpers.threshold import Threshold
 
@@ -48,7 +50,6 @@ def test_batches_give_what_one_slice_at_a_time_gives() -> None:
     networks = [ResUNet().eval(), ResNet().eval()]
     slices = torch.randn(6, 256, 256)
     machine = Engine("cpu")
-    machine.precision = torch.float32
     machine.batch = 4
     together = machine.predict(networks, slices, range(6), [(0, 0)])
     with torch.inference_mode():
@@ -132,8 +133,7 @@ def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
     monkeypatch.setattr(
         precision_module, "convolution_seconds", {torch.float32: 1.0, torch.bfloat16: bf16_seconds}.__getitem__
     )
-    assert fastest_precision(torch.device("cpu")) == precision
-    assert fastest_precision(torch.device("cuda")) == torch.float16
+    assert precisions(torch.device("cpu")) == (precision,)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
 def test_labels_are_decided_in_single_precision_where_the_cpu_is_faster_in_bf16(
     fastest: torch.dtype, asked: str, stages: tuple[str, str], monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr(engine, "fastest_precision", lambda device: fastest)
+    monkeypatch.setattr(engine, "precisions", lambda device: (fastest,))
     with caplog.at_level("INFO"):
         both = engines_of_stages("cpu", "torch", asked)
     assert tuple(one.precision_name for one in both) == stages
@@ -160,7 +160,7 @@ def test_labels_are_decided_in_single_precision_where_the_cpu_is_faster_in_bf16(
 def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> None:
     assert Engine("cpu", precision="bf16").precision == torch.bfloat16
     assert Engine("cpu", precision="fp32").precision_name == "fp32"
-    with pytest.raises(ValueError, match="precision must be auto or one of"):
+    with pytest.raises(ValueError, match="'int8' is not a valid Precision"):
         Engine("cpu", precision="int8")
 
 
@@ -190,8 +190,8 @@ def test_openvino_gives_what_torch_gives(architecture: type[nn.Module], batch: i
             module.running_var.uniform_(0.5, 2)
     got = []
     for name in ("torch", "openvino"):
-        machine = Engine("cpu", name)
-        machine.precision, machine.batch = torch.float32, batch
+        machine = Engine("cpu", name, "fp32")
+        machine.batch = batch
         networks = [machine.place(network)]
         got.append(machine.predict(networks, slices, [0, 2, 3], [(0, 0), (0, 44)]))
     assert torch.allclose(*got, atol=1e-5)
@@ -230,17 +230,58 @@ def test_an_unknown_engine_is_refused() -> None:
         Engine("cpu", "onnx")
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_asking_for_a_gpu_that_is_not_there_says_what_to_do() -> None:
-    with pytest.raises(KitsError, match="--gpus all"):
-        Engine("cuda")
+def test_asking_for_a_gpu_that_is_not_there_says_what_to_do(device: str) -> None:
+    with pytest.raises(KitsError, match="--device cpu"):
+        Engine(device)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_agrees_with_the_cpu() -> None:
+@pytest.mark.parametrize("slices", [1, 6, 9])
+def test_windows_that_share_batches_give_what_each_gives_alone(slices: int) -> None:
     torch.manual_seed(0)
-    network, slices = ResUNet().eval(), torch.randn(4, 256, 256)
-    expected = Engine("cpu").predict([network], slices, range(4), [(0, 0)])
-    machine = Engine("cuda")
-    got = machine.predict([machine.place(network)], slices.cuda(), range(4), [(0, 0)]).cpu()
-    assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.999
+    network, volume = ResUNet().eval(), torch.randn(slices, 256, 600)
+    machine = Engine("cpu")
+    windows = [(0, 0), (0, 344)]
+    together = machine.predict([network], volume, range(slices), windows)
+    for top, left in windows:
+        alone = machine.predict([network], volume, range(slices), [(top, left)])
+        assert torch.allclose(alone[..., left : left + 256], together[..., left : left + 256], atol=1e-6)
+
+
+def test_batches_that_are_filled_up_give_what_batches_as_they_come_give() -> None:
+    torch.manual_seed(0)
+    network, volume = ResUNet().eval(), torch.randn(9, 256, 300)
+    machine, seen = Engine("cpu"), []
+    arguments = volume, [0, 3, 7], [(0, 0), (0, 44)], 1.4
+    expected = machine.predict([network], *arguments)
+    machine.whole_batches = True
+    got = machine.predict([lambda stacks: seen.append(tuple(stacks.shape)) or network(stacks)], *arguments)
+    assert torch.allclose(got, expected, atol=1e-6)
+    assert seen == [(4, 5, 256, 256)] * 2
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses what a GPU is waited for: tensors from the CPU among the device's; meta tensors refuse ``item``."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        assert all(leaf.device.type == "meta" for leaf in leaves), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0, 0.6, 2.4])
+def test_a_prediction_is_queued_without_waiting_for_the_device(step: float) -> None:
+    machine = Engine(torch.device("meta"), "torch", "fp32")
+    network = ResUNet().eval().to("meta")
+    with NothingWaits():
+        got = machine.predict([network], torch.empty(9, 256, 300, device="meta"), range(2, 8), [(0, 0), (0, 44)], step)
+    assert (got.shape, got.device.type) == ((6, 3, 256, 300), "meta")
+
+
+def test_stage_2_takes_the_device_that_stage_1_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr(engine, "choose_device", lambda wanted: chosen.append(wanted) or torch.device("cpu"))
+    monkeypatch.setattr(engine, "precisions", lambda device: (torch.bfloat16,))
+    first, second = engines_of_stages("auto", "torch")
+    assert (chosen, first.device, second.device) == (["auto"], torch.device("cpu"), torch.device("cpu"))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kits.runtime.stacks import OFFSETS, stack_slices
+from kits.runtime.stacks import OFFSETS, indices_on, stack_slices
 
 
 def ramp(depth, **settings):
@@ -71,12 +71,10 @@ def test_the_slices_keep_their_type(dtype, step):
     assert channels(stacks) == [[2 + offset * step for offset in OFFSETS]]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("step", [1.0, 0.5])
-def test_the_stacks_lie_where_the_slices_lie_wherever_the_centres_do(step):
-    stacks = stack_slices(ramp(5, device="cuda"), torch.tensor([2]), step)
-    assert stacks.device.type == "cuda"
-    assert channels(stacks) == channels(stack_slices(ramp(5), torch.tensor([2]), step))
+@pytest.mark.parametrize("indices", [range(1, 7, 2), [4, 0, 2]])
+def test_indices_on_a_device_are_those_that_were_given(indices):
+    got = indices_on(torch.device("cpu"), indices)
+    assert (got.tolist(), got.dtype) == (list(indices), torch.int64)
 
 
 def test_the_slices_are_left_as_they_were():

@@ -13,7 +13,15 @@ from kits.choices import Mode
 from kits.errors import WeightsError
 from kits.networks import ResNet, ResUNet
 from kits.normalisation import Normalisation
-from kits.runtime.weights import CHECKSUMS, WeightsInfo, load_member, load_members, save_weights, write_checksums
+from kits.runtime.weights import (
+    CHECKSUMS,
+    WeightsInfo,
+    load_member,
+    load_members,
+    own_checksum,
+    save_weights,
+    write_checksums,
+)
 
 INFO = WeightsInfo(
     role="segment",
@@ -43,7 +51,8 @@ def rewrite(path, tensors=lambda tensors: tensors, **changes):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() | changes
     kept = {key: value for key, value in metadata.items() if value is not None}
-    save_file(tensors(load_file(path)), path, kept)
+    changed = tensors(load_file(path))
+    save_file(changed, path, kept | {"sha256": own_checksum(changed, kept)})
 
 
 def refusal(folder):
@@ -208,9 +217,7 @@ def test_tensors_that_are_not_the_architecture_s_are_refused(unlisted, change):
 
 def test_a_file_that_differs_from_its_checksum_is_refused(folder):
     path = folder / "res-net.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # still a valid safetensors file
-    path.write_bytes(content)
+    rewrite(path, trained_on="something else")  # still a whole weight file
     assert str(path) in refusal(folder)
     write_checksums(folder)
     assert len(load_members(folder)[1]) == 2, "the list is what refused it"
@@ -267,3 +274,33 @@ def test_a_folder_that_holds_no_weights_is_refused(tmp_path, kind):
     elif kind == "a file":
         folder.write_text("weights")
     assert f"No weights: {folder} holds no *.safetensors file" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(unlisted, value):
+    def spoil(tensors):
+        next(iter(tensors.values())).view(-1)[0] = value
+        return tensors
+
+    rewrite(unlisted / "res-net.safetensors", spoil)
+    assert "res-net.safetensors has NaN or infinite weights" in refusal(unlisted)
+
+
+@pytest.mark.parametrize("what", ["a weight", "the metadata"])
+def test_a_file_that_was_changed_is_refused_without_any_list(unlisted, what):
+    path = unlisted / "res-net.safetensors"
+    content = bytearray(path.read_bytes())
+    place = len(content) - 2 if what == "a weight" else content.index(b'"mean":"') + 8
+    content[place] = ord("1") if content[place] != ord("1") else ord("2")
+    path.write_bytes(content)
+    assert "res-net.safetensors was changed after it was written" in refusal(unlisted)
+
+
+def test_a_file_for_which_nothing_vouches_is_refused_with_the_command_that_lists_it(unlisted):
+    path = unlisted / "res-net.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "sha256"}
+    save_file(load_file(path), path, metadata)
+    assert "sha256sum *.safetensors > SHA256SUMS" in refusal(unlisted)
+    write_checksums(unlisted)
+    load_members(unlisted)

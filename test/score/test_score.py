@@ -2,6 +2,9 @@
 
 import json
 import math
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import SimpleITK as sitk
 
 from kits.errors import InputError
 from kits.score.__main__ import main
-from kits.score.metrics import KITS23_CLASSES, dice, score_case, score_folders
+from kits.score.folders import score_folders
+from kits.score.metrics import KITS23_CLASSES, dice, score_case
+from test.helpers.trouble import make_trouble
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 SPACING = (3.0, 0.8, 0.8)
@@ -220,3 +225,81 @@ def test_two_references_of_one_case_are_refused(tmp_path):
     write(tmp_path / "segmentation_00001.nii.gz", label_map())
     with pytest.raises(InputError, match="both mean case 00001"):
         score_folders(tmp_path, tmp_path)
+
+
+def test_a_score_is_as_stored_but_a_prediction_on_another_grid_is_a_warning(tmp_path):
+    truth = label_map((slice(2, 6), slice(1, 5), slice(4, 12)), 2)
+    write(tmp_path / "truth" / "a.nii.gz", truth)
+    image = sitk.ReadImage(str(write(tmp_path / "ours" / "a.nii.gz", truth)))
+
+    def warnings(changed):
+        sitk.WriteImage(changed, str(tmp_path / "ours" / "a.nii.gz"))
+        scores = score_folders(tmp_path / "ours", tmp_path / "truth")
+        return scores.cases["a"]["tumour"], scores.warnings
+
+    assert warnings(image) == (1, [])
+    score, (sentence,) = warnings(sitk.Flip(image, [False, True, False]))
+    assert score < 1
+    assert "axes run in other directions" in sentence
+    assert "write the label map on the reference's grid" in sentence
+    image.SetSpacing((1.0, 1.0, 1.0))
+    score, (sentence,) = warnings(image)
+    assert score == 1
+    assert "spacing differs" in sentence
+    image.SetSpacing(SPACING[::-1])
+    image.SetOrigin((50, 0, 0))
+    assert "origin differs" in warnings(image)[1][0]
+
+
+def test_labels_off_by_a_rounding_of_the_header_s_slope_are_those_labels(tmp_path):
+    truth = label_map(BOX, 2)
+    stored = write(tmp_path / "ours" / "a.nii", truth.astype(np.int16) * 1000)
+    data = bytearray(stored.read_bytes())
+    struct.pack_into("<2f", data, 112, 0.001, 1.5e-5)
+    stored.write_bytes(data)
+    write(tmp_path / "truth" / "a.nii.gz", truth)
+    assert score_folders(tmp_path / "ours", tmp_path / "truth").means == {"kidney+tumour": 1, "tumour": 1}
+
+
+@pytest.mark.parametrize("convention", ["kits19", "kits23"])
+def test_labels_that_no_convention_has_are_an_error_by_name_though_they_are_scored(tmp_path, capsys, convention):
+    write(tmp_path / "truth" / "a.nii.gz", label_map(BOX, 1))
+    ours = write(tmp_path / "ours" / "a.nii.gz", label_map(BOX, 255))
+    assert main([str(tmp_path / "ours"), str(tmp_path / "truth"), "--convention", convention]) == 1
+    assert f"{ours} has label 255" in capsys.readouterr().err
+    assert "a" in score_folders(tmp_path / "ours", tmp_path / "truth", convention).cases
+
+
+def test_an_empty_folder_of_predictions_is_status_2_with_a_sentence(tmp_path, capsys):
+    write(tmp_path / "truth" / "a.nii.gz", label_map(BOX))
+    (tmp_path / "ours").mkdir()
+    assert main([str(tmp_path / "ours"), str(tmp_path / "truth")]) == 2
+    assert "There is no prediction under" in capsys.readouterr().err
+
+
+def test_kits21_s_names_are_known_on_both_sides(tmp_path):
+    for name in ("aggregated_MAJ_seg", "aggregated_OR_seg"):
+        write(tmp_path / "truth" / "case_00003" / f"{name}.nii.gz", label_map(BOX if "MAJ" in name else None))
+    write(tmp_path / "truth" / "case_00003" / "imaging.nii.gz", label_map())
+    write(tmp_path / "ours" / "images" / "kidney-tumor-and-cyst" / "case_00003.mha", label_map(BOX))
+    scores = score_folders(tmp_path / "ours", tmp_path / "truth")
+    assert {case: row["kidney+tumour"] for case, row in scores.cases.items()} == {"00003": 1}
+
+
+def test_a_file_that_crashes_its_reader_costs_its_case_only(tmp_path, monkeypatch):
+    for case in ("a", "crash"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", label_map(BOX))
+        write(tmp_path / "ours" / f"{case}.nii.gz", label_map(BOX))
+    make_trouble(tmp_path, monkeypatch)
+    scores = score_folders(tmp_path / "ours", tmp_path / "truth")
+    assert list(scores.cases) == ["a"]
+    assert "SIGSEGV" in scores.failed["crash"]
+
+
+def test_help_comes_without_torch_numpy_or_itk():
+    code = (
+        "import sys, contextlib, io; from kits.score.__main__ import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
+        "print({'torch', 'numpy', 'SimpleITK', 'scipy', 'surface_distance'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

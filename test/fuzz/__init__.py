@@ -1,0 +1,1 @@
+"""Damaged scans without end: ``python -m test.fuzz --seconds 60``."""

@@ -1,0 +1,1 @@
+"""From labelled cases to batches: cases, cache, sampling, augmentation."""

@@ -1,6 +1,0 @@
-"""CT volumes simulated from label maps and from other people's scans, in the folder form of KiTS.
-
-Three means, a module each: ``lesions`` grows tumours and cysts in the kidneys of a real scan, ``painted`` puts whole
-kidneys of a label map in place of a real scan's own, ``bodies`` makes everything from label maps. ``command`` is the
-command line. Arrays are (z, y, x) in canonical orientation (see ``kits.volume``), lengths in mm, values in HU.
-"""
