@@ -164,8 +164,8 @@ def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
     begin = f"{name}: " if of == 1 else f"{number}/{of} {name}: "
     if report.status == Status.FAILED:
         return logging.ERROR, f"{begin}failed."
-    names = ("kidney_with_masses", "tumour")
-    kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in names)
+    columns = ("kidney_with_masses", "tumour")
+    kidney, tumour = (sum(side[f"{column}_ml"] for side in (report.right, report.left)) for column in columns)
     text = f"kidney with masses {kidney:.0f} ml, tumour {tumour:.1f} ml, "
     text += "done by an earlier run." if report.status == Status.SKIPPED else f"{sum(report.seconds.values()):.1f} s."
     return logging.INFO, begin + " ".join([text, *report.warnings])
