@@ -112,14 +112,11 @@ def input_checksum(case: Case) -> str:
         InputError: It cannot be read.
     """
     try:
-        files = [case.source] if case.source.is_file() else list(files_below(case.source))
-        if case.source.is_file() and not ending_of(case.source):  # a DICOM slice stands for its series
-            files = [path for path in files_below(case.source.parent) if path.parent == case.source.parent]
-        elif case.source.suffix.lower() in DETACHED:
-            files = [case.source, *voxel_files(case.source)]
+        files = input_files(case.source)
         if files == [case.source]:
             return file_checksum(case.source)
-        lines = [f"{file_checksum(path)}  {path.relative_to(folder_of(case))}\n" for path in files]
+        folder = case.source if case.source.is_dir() else case.source.parent
+        lines = [f"{file_checksum(path)}  {path.relative_to(folder)}\n" for path in files]
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
     except OSError as error:
         raise InputError(
@@ -127,9 +124,15 @@ def input_checksum(case: Case) -> str:
         ) from error
 
 
-def folder_of(case: Case) -> Path:
-    """The folder that a case's files lie in."""
-    return case.source if case.source.is_dir() else case.source.parent
+def input_files(source: Path) -> list[Path]:
+    """The files that a scan is read from."""
+    if source.is_dir():
+        return list(files_below(source))
+    if source.suffix.lower() in DETACHED:
+        return [source, *voxel_files(source)]
+    if source.is_file() and not ending_of(source):  # a DICOM slice stands for its series
+        return sorted(path for path in files_below(source.parent) if path.parent == source.parent)
+    return [source]
 
 
 def voxel_files(header: Path) -> list[Path]:
