@@ -9,5 +9,6 @@ $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy
 $python -m pytest "$@"
+$python -m test.fuzz --seconds 60
 $python -m test.container
 test/container.sh

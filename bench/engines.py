@@ -20,7 +20,7 @@ from kits.cascade.cascade import Cascade
 from kits.choices import Mode
 from kits.io.cases import find_cases
 from kits.io.images import read_volume
-from kits.runtime.precision import knows_bf16
+from kits.runtime.precision import bf16_pays
 from kits.runtime.runtime import Runtime
 from kits.score.metrics import dice
 
@@ -30,7 +30,7 @@ AGREEMENT, DICE = 0.9995, 0.999
 def runtimes(mode: str) -> Iterator[Runtime]:
     """All that this machine has, the reference first; the precision ``auto`` is what it chooses by itself."""
     names = ["torch", "openvino"] if importlib.util.find_spec("openvino") else ["torch"]
-    for precision in ["fp32", "auto", "bf16"] if knows_bf16() else ["fp32"]:
+    for precision in ["fp32", "auto", "bf16"] if bf16_pays() else ["fp32"]:
         for name in names:
             yield Runtime.of("cpu", mode, name, precision)
     if torch.cuda.is_available():

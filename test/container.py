@@ -312,8 +312,9 @@ def write(image: sitk.Image, path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """The files below a folder with their sizes."""
-    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The files below a folder with their sizes; a run's records, hidden beside the label maps, are its own."""
+    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: size for name, size in files.items() if not name.startswith(".kits-cascade/")}
 
 
 def check_labels(path: Path, scan: sitk.Image, truth: np.ndarray) -> None:

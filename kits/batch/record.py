@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,10 +22,14 @@ from kits.choices import Status
 from kits.errors import InputError
 from kits.io.atomic import fitting, write_text
 from kits.io.cases import Case
+from kits.io.formats import ending_of
 
 FOLDER = ".kits-cascade"
 FORMAT = "kits-cascade case 1"
 BLOCK_BYTES = 1 << 20
+DETACHED = (".mhd", ".nhdr", ".hdr")
+"""Endings of headers whose voxels lie in a file of their own."""
+DATA_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:)(.+)$", re.MULTILINE)
 
 
 @dataclass
@@ -101,20 +106,41 @@ def set_aside(folder: Path, case: Case) -> Path | None:
 
 
 def input_checksum(case: Case) -> str:
-    """SHA-256 of a scan's file; of a folder, that of its files' names and checksums.
+    """SHA-256 of a scan's file; of several files, such as a folder's, that of their names and checksums.
 
     Raises:
         InputError: It cannot be read.
     """
     try:
-        if not case.source.is_dir():
+        files = input_files(case.source)
+        if files == [case.source]:
             return file_checksum(case.source)
-        lines = [f"{file_checksum(path)}  {path.relative_to(case.source)}\n" for path in files_below(case.source)]
+        folder = case.source if case.source.is_dir() else case.source.parent
+        lines = [f"{file_checksum(path)}  {path.relative_to(folder)}\n" for path in files]
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
     except OSError as error:
         raise InputError(
             f"{error.filename or case.source}: cannot be opened ({error.strerror}); check path and permissions."
         ) from error
+
+
+def input_files(source: Path) -> list[Path]:
+    """The files that a scan is read from."""
+    if source.is_dir():
+        return list(files_below(source))
+    if source.suffix.lower() in DETACHED:
+        return [source, *voxel_files(source)]
+    if source.is_file() and not ending_of(source):  # a DICOM slice stands for its series
+        return sorted(path for path in files_below(source.parent) if path.parent == source.parent)
+    return [source]
+
+
+def voxel_files(header: Path) -> list[Path]:
+    """Files beside a header that may hold its voxels: of its name but for the ending, or named in it."""
+    named = DATA_FILE.findall(header.read_bytes()[:BLOCK_BYTES])
+    names = {name.decode(errors="surrogateescape").strip() for name in named}
+    beside = (path for path in header.parent.iterdir() if path.stem == header.stem or path.name in names)
+    return sorted(path for path in beside if path != header and path.is_file())
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kits.batch.outputs import Output
 from kits.choices import Status
-from kits.errors import OutputError, disk_is_full
+from kits.errors import OutputError, disk_is_full, printable
 from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
 from kits.io.volume import Volume
@@ -160,11 +160,12 @@ def volumetry(volume: Volume, labels: np.ndarray) -> tuple[dict[str, float], dic
 
 def summary(report: CaseReport, number: int, of: int) -> tuple[int, str]:
     """One line on a case that is through, and how loud it is to be said; the end tells why those that failed did."""
-    begin = f"{report.name}: " if of == 1 else f"{number}/{of} {report.name}: "
+    name = printable(report.name)
+    begin = f"{name}: " if of == 1 else f"{number}/{of} {name}: "
     if report.status == Status.FAILED:
         return logging.ERROR, f"{begin}failed."
-    names = ("kidney_with_masses", "tumour")
-    kidney, tumour = (sum(side[f"{name}_ml"] for side in (report.right, report.left)) for name in names)
+    columns = ("kidney_with_masses", "tumour")
+    kidney, tumour = (sum(side[f"{column}_ml"] for side in (report.right, report.left)) for column in columns)
     text = f"kidney with masses {kidney:.0f} ml, tumour {tumour:.1f} ml, "
     text += "done by an earlier run." if report.status == Status.SKIPPED else f"{sum(report.seconds.values()):.1f} s."
     return logging.INFO, begin + " ".join([text, *report.warnings])

@@ -1,1 +1,1 @@
-"""Thousands of cases on many machines: shards, a Ray cluster, object stores, and one manifest of all."""
+"""Thousands of cases on many machines: a Ray cluster, several GPUs, and one table of all."""

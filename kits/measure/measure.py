@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cc3d
@@ -55,10 +55,11 @@ def measure(
     lesions: list[Lesion] = []
     if found:
         outer, is_left = found
+        given = Given(spacing, labels.shape[0], hu, probabilities)
         for side in kidneys:
             own = np.where(is_left == (side == "left"), labels[outer], 0)
             if inner := bounding_box(own > 0):
-                one = Side(side, own[inner], translated(inner, outer), labels.shape[0], spacing, hu, probabilities)
+                one = Side(side, own[inner], translated(inner, outer), given)
                 kidneys[side] = one.figures()
                 lesions += one.lesions()
     return Measurements(PURPOSE, kidneys["right"], kidneys["left"], tuple(named(lesions)))
@@ -75,6 +76,16 @@ def named(lesions: list[Lesion]) -> list[Lesion]:
     return result
 
 
+@dataclass(frozen=True)
+class Given:
+    """What belongs to the whole volume: see ``measure``; ``slices`` is how many it has."""
+
+    spacing: Spacing
+    slices: int
+    hu: np.ndarray | None
+    probabilities: np.ndarray | None
+
+
 class Side:
     """The labels of one side, cut out, with all that is measured on them.
 
@@ -82,26 +93,16 @@ class Side:
         side: right or left.
         labels: uint8 (z, y, x), this side's only, no larger than need be.
         box: where they lie in the volume.
-        slices: how many the volume has.
-        spacing, hu, probabilities: as in ``measure``, of the whole volume.
+        given: the volume's own.
     """
 
-    def __init__(
-        self,
-        side: str,
-        labels: np.ndarray,
-        box: Box,
-        slices: int,
-        spacing: Spacing,
-        hu: np.ndarray | None,
-        probabilities: np.ndarray | None,
-    ) -> None:
-        self.side, self.spacing, self.slices = side, spacing, slices
+    def __init__(self, side: str, labels: np.ndarray, box: Box, given: Given) -> None:
+        self.side, self.spacing, self.slices = side, given.spacing, given.slices
         self.labels = np.pad(labels, 1)  # so that nothing touches a border
         self.start = np.array([s.start - 1 for s in box])
-        self.hu = None if hu is None else hu[box]
-        self.probabilities = None if probabilities is None else probabilities[(slice(None), *box)]
-        self.kidney = Kidney(self.labels, spacing, 1 if side == "right" else -1)
+        self.hu = None if given.hu is None else given.hu[box]
+        self.probabilities = None if given.probabilities is None else given.probabilities[(slice(None), *box)]
+        self.kidney = Kidney(self.labels, self.spacing, 1 if side == "right" else -1)
         self.has_parenchyma = bool(self.kidney.parenchyma.any())
         self.sinus = self.kidney.sinus if self.has_parenchyma else None
 

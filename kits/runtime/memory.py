@@ -71,7 +71,7 @@ def check_memory(case: Case, base: int = LEAST_BASE_BYTES) -> None:
     need, limit = base + BYTES_A_VOXEL * count_voxels(case), memory_limit()
     if need > limit:
         raise InputError(
-            f"{case.source}: needs about {need / 1e9:.1f} GB of memory, but only {limit / 1e9:.1f} GB can be had; "
+            f"{case.source}: needs about {need / 1e9:.2f} GB of memory, but only {limit / 1e9:.2f} GB can be had; "
             "give the container or machine more, or crop the scan to the abdomen."
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -352,7 +353,7 @@ def test_cuda_where_there_is_none_is_refused(scans, out, tiny_weights, call, mon
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     status, said = call("--input", scans, "--output", out, "--weights", tiny_weights, "--device", "cuda")
     assert status == 2
-    assert "process.py: No CUDA device was found; use --device cpu" in said
+    assert "use --device cpu." in said
     assert names_in(out) == []
 
 
@@ -450,3 +451,83 @@ def test_mounted_weights_go_before_those_that_come_with_the_code(tmp_path, monke
     (tmp_path / "res-unet1.safetensors").touch()
     assert Options.parse([], "kits segment").weights == tmp_path
     assert Options.parse(["--weights", "mine"], "kits segment").weights == Path("mine")
+
+
+@pytest.mark.parametrize("command", ["segment", "score", "demo"])
+def test_help_comes_without_torch(command):
+    code = f"import sys, kits.cli\ntry: kits.cli.main(['{command}', '--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("False\n")
+    assert f"usage: kits {command}" in done.stdout
+
+
+def test_the_version_names_what_a_bug_report_needs():
+    done = subprocess.run([sys.executable, "-m", "kits", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("kits-cascade ")
+    assert "torch" in done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_during_imports_is_a_sentence_status_1_and_a_report(scans, out, tiny_weights, number):
+    """The process sends it to itself once the input was looked at, before anything heavy is imported."""
+    code = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from kits.batch import command
+look = command.check_places
+command.check_places = lambda *rest: (look(*rest), os.kill(os.getpid(), {int(number)}))
+sys.exit(command.main(sys.argv[1:]))
+"""
+    arguments = ["--input", scans, "--output", out, "--report", out / "report.json", "--weights", tiny_weights]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"The run was told to end ({number.name}) after 0 of 1 cases" in done.stderr
+    assert [case["status"] for case in json.loads((out / "report.json").read_text())] == ["not reached"]
+
+
+def test_a_report_into_a_device_that_is_full_costs_no_label_map(scans, out, loaded, call):
+    status, said = call("--input", scans, "--output", out, "--report", "/dev/full")
+    assert status == 1
+    assert "/dev/full: cannot be written (No space left on device)" in said
+    assert names_in(out) == ["good.nii.gz"]
+    assert Path("/dev/full").is_char_device()
+
+
+def test_what_an_output_folder_inside_the_input_holds_is_no_scan(scans, loaded, call):
+    for _ in range(2):
+        assert call("--input", scans, "--output", scans / "out")[0] == 0
+        assert names_in(scans) == ["good.nii.gz", "out", "out/.kits-cascade", "out/.kits-cascade/good.nii.gz.json",
+                                   "out/good.nii.gz"]  # fmt: skip
+
+
+def test_line_breaks_in_names_are_printed_escaped(tmp_path, out, loaded, call):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "two\nlines.nii.gz").write_text("no scan")
+    status, said = call("--input", folder, "--output", out)
+    assert status == 1
+    assert "two\\nlines.nii.gz: cannot be read" in said
+    assert "two\nlines" not in said
+
+
+def test_the_end_names_a_failure_once_and_tells_where_results_lie(scans, out, loaded, call, caplog):
+    caplog.set_level("INFO")
+    (scans / "bad.nii.gz").write_text("no scan")
+    _, said = call("--input", scans, "--output", out, "--report", out / "report.json")
+    assert said.count("cannot be read") == 1
+    assert caplog.messages[-1] == f"1 of 2 cases done; label maps in {out}, report in {out / 'report.json'}."
+
+
+def test_a_fault_of_the_program_tells_how_to_report_it(scans, out, call, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("kits.cascade.cascade.Cascade.load", broken)
+    status, said = call("--input", scans, "--output", out)
+    assert status == 1
+    assert "unexpected ZeroDivisionError: oops" in said
+    assert "--verbose" in said
+    assert "Traceback" not in said
+    assert "Traceback" in call("--input", scans, "--output", out, "--verbose")[1]

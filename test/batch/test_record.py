@@ -185,3 +185,23 @@ def test_a_folder_s_checksum_tells_its_files_and_waits_for_no_pipe(tmp_path):
 def test_a_scan_that_cannot_be_opened_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be opened"):
         input_checksum(Case("none", tmp_path / "none.nii.gz", "none.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "voxels"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = other.raw\n", "other.raw"),
+        ("a.nhdr", "NRRD0004\ndata file: other.raw\n", "other.raw"),
+        ("a.hdr", "", "a.img"),
+        ("IM0001", "", "IM0002"),
+    ],
+)
+def test_a_scan_s_checksum_tells_of_all_files_that_it_is_read_from(tmp_path, header, text, voxels):
+    (tmp_path / header).write_text(text)
+    (tmp_path / voxels).write_bytes(b"voxels")
+    (tmp_path / "b.nii.gz").write_bytes(b"another scan")
+    case = Case("a", tmp_path / header, "a.nii.gz")
+    first = input_checksum(case)
+    assert input_checksum(case) == first
+    (tmp_path / voxels).write_bytes(b"others")
+    assert input_checksum(case) != first

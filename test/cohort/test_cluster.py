@@ -118,12 +118,15 @@ def test_shards_together_do_each_case_once_and_their_records_are_one_table(
     assert f"{COUNT} cases" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["name"] for row in rows] == [f"case{number}" for number in range(COUNT)]
-    assert all(row["status"] == "done" and row["left_kidney_ml"] + row["right_kidney_ml"] > 0 for row in rows)
+    assert all(
+        row["status"] == "done" and row["left_kidney_with_masses_ml"] + row["right_kidney_with_masses_ml"] > 0
+        for row in rows
+    )
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
-    query = f"SELECT count(*), sum(left_kidney_ml) FROM '{tmp_path}/manifest.parquet'"
+    query = f"SELECT count(*), sum(left_kidney_with_masses_ml) FROM '{tmp_path}/manifest.parquet'"
     count, sum_ml = duckdb.sql(query).fetchone()
     assert count == COUNT
-    assert sum_ml == pytest.approx(sum(row["left_kidney_ml"] for row in rows))
+    assert sum_ml == pytest.approx(sum(row["left_kidney_with_masses_ml"] for row in rows))
 
 
 def test_a_folder_without_records_is_a_sentence(tmp_path: Path, capsys) -> None:

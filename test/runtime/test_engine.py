@@ -115,25 +115,23 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "bf16_seconds", "precision"),
+    ("vendor", "flags", "precision"),
     [
-        ("avx2 avx512f", 0.1, torch.float32),
-        ("avx512_bf16", 0.3, torch.bfloat16),
-        ("amx_bf16 amx_tile", 0.1, torch.bfloat16),
-        ("avx512_bf16", 1.9, torch.float32),
-        ("avx512_bf16", 0.95, torch.float32),
+        ("AuthenticAMD", "avx2 avx512f", torch.float32),
+        ("AuthenticAMD", "avx512f avx512_bf16", torch.bfloat16),
+        ("GenuineIntel", "avx512f avx512_bf16", torch.float32),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", torch.bfloat16),
     ],
 )
-def test_bf16_only_where_the_cpu_has_it_and_is_faster_by_it(
-    flags: str, bf16_seconds: float, precision: torch.dtype, tmp_path, monkeypatch
+def test_the_precision_follows_from_the_cpu_alone(
+    vendor: str, flags: str, precision: torch.dtype, tmp_path, monkeypatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
+    cpuinfo.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n")
     monkeypatch.setattr(precision_module, "CPUINFO", cpuinfo)
-    monkeypatch.setattr(
-        precision_module, "convolution_seconds", {torch.float32: 1.0, torch.bfloat16: bf16_seconds}.__getitem__
-    )
     assert precisions(torch.device("cpu")) == (precision,)
+    monkeypatch.setattr(precision_module, "CPUINFO", tmp_path / "none")
+    assert precisions(torch.device("cpu")) == (torch.float32,)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +160,6 @@ def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> 
     assert Engine("cpu", precision="fp32").precision_name == "fp32"
     with pytest.raises(ValueError, match="'int8' is not a valid Precision"):
         Engine("cpu", precision="int8")
-
-
-def test_the_trial_of_the_cpu_takes_time_and_is_made_once() -> None:
-    precision_module.convolution_seconds.cache_clear()
-    seconds = precision_module.convolution_seconds(torch.float32)
-    assert seconds > 0
-    assert precision_module.convolution_seconds(torch.float32) == seconds
 
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

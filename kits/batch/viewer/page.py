@@ -28,7 +28,7 @@ from kits.io.volume import Volume
 from kits.measure.results import Measurements
 
 WEB = Path(__file__).parent / "web"
-ASSETS = ("style.css", "common.js", "case.js", "index.js")
+ASSETS = ("style.css", "common.js", "lists.js", "case.js", "index.js")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "base-uri 'none'; form-action 'none'"

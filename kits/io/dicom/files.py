@@ -153,6 +153,8 @@ def count(path: Path) -> int:
 
 def find_frames(path: Path) -> Found:
     """What the files of a folder are; or those of a file's folder that belong to the same series."""
+    import pydicom.pixels  # noqa: F401  # here, so that what is wrong with the library is not taken for damage of a file
+
     found = Found()
     for file in _entries(path):
         try:
@@ -247,7 +249,7 @@ class _Groups:
 
     def get(self, name: str) -> Any:
         """The attribute's value, None if it is nowhere."""
-        return next((place.get(name) for place in self.places if place.get(name) not in (None, "")), None)
+        return next((value for place in self.places if (value := place.get(name)) not in (None, "")), None)
 
     def numbers(self, name: str, count: int) -> np.ndarray:
         """Its numbers; NaN if it is nowhere or of another count."""

@@ -83,7 +83,12 @@ def _decode(file: Path, places: list[int], frames: list[Frame], slices: np.ndarr
             above = int(dataset.BitsAllocated) - 1 - int(dataset.HighBit)
             raw = np.right_shift(np.left_shift(raw, above), spare)
         slope, intercept = frames[place].rescale
-        slices[place] = np.clip(np.rint(raw * slope + intercept), LOWEST, HIGHEST)
+        if (
+            slope == 1 and intercept.is_integer() and abs(intercept) < 1 << 30 and raw.itemsize <= 2
+        ):  # as nearly all CT is, in a third of the time
+            np.clip(raw + np.int32(intercept), LOWEST, HIGHEST, out=slices[place], casting="unsafe")
+        else:
+            slices[place] = np.clip(np.rint(raw * slope + intercept), LOWEST, HIGHEST)
 
 
 def _stacked(frames: list[Frame], slices: np.ndarray, path: Path, remarks: list[Remark]) -> Stored:
