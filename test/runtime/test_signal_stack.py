@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
 
 RELEASED_THEN_INTERRUPTED = """
-    import gc, os, signal, sys, threading
+    import gc, signal, sys, threading
     import torch
     from kits.networks import WideUNet
     from kits.runtime.openvino import compile_with_openvino
@@ -26,7 +26,7 @@ RELEASED_THEN_INTERRUPTED = """
         gc.collect()
     for _ in range(20):
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # not to a thread of the library
             sum(range(10**6))
             print("no interrupt")
         except KeyboardInterrupt:
