@@ -89,8 +89,8 @@ def keep_kidneys(found: Labelled) -> None:
     """Components of kidney and tumour merged that are too small go, and what cannot be a kidney (section 2.4).
 
     So does tumour that touches no kidney, unless the scan's first or last slice cuts it, since its kidney may then lie
-    out of view. Of the rest the largest stay, as many as there are kidneys; or, if the plan says so, those that look most
-    like kidneys, and none that cannot be one by its place and its HU.
+    out of view. Of the rest the largest stay, as many as there are kidneys; or, if the plan says so, those that look
+    most like kidneys, and none that cannot be one by its place and its HU.
     """
     labels, plan = found.labels, found.grids.plan
     merged, boxes = components(labels > 0, found.grids.smallest_component(found.grids.native.shape))

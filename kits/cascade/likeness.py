@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -46,7 +46,7 @@ class Body:
     Args:
         middle, half: the middle line and half of the width, along x.
         front, back: along y.
-        trunk: whether it looks like a slice of the trunk below the heart: no head, chest, arm or leg. Bool.
+        trunk: 1 where it looks like a slice of the trunk below the heart, 0 in head, chest and legs.
     """
 
     middle: np.ndarray
@@ -60,7 +60,8 @@ class Body:
         """The outline of the body that a CT shows."""
         steps = [max(1, round(BODY_MM / mm)) for mm in volume.spacing]
         hu = volume.hu[:: steps[0], steps[1] // 2 :: steps[1], steps[2] // 2 :: steps[2]]
-        return cls(*np.array([_outline(one) for one in hu]).T)
+        middle, half, front, back, trunk = np.array([_outline(one) for one in hu]).T
+        return cls(middle, half, front, back, trunk)
 
     def at(self, name: str, shares: np.ndarray) -> float:
         """One of the outline's figures in the slices at these shares of the scan's height; NaN without a body."""
@@ -74,7 +75,7 @@ def _outline(hu: np.ndarray) -> tuple[float, float, float, float, float]:
     mask = ndimage.binary_opening(hu > BODY_HU, np.ones((3, 3), bool))  # without couch and clothes
     parts, count = ndimage.label(mask)
     if not count:
-        return (math.nan,) * 5
+        return math.nan, math.nan, math.nan, math.nan, math.nan
     sizes = np.bincount(parts.ravel())[1:]
     body = ndimage.binary_fill_holes(np.isin(parts, 1 + np.flatnonzero(sizes >= sizes.max() / 4)))
     rows, columns = np.nonzero(body)
@@ -206,7 +207,8 @@ def most_alike(found: Mapping[int, Candidate], most: int, in_view: float = 1.0) 
     alike = {rank: found[rank].likeness(in_view, brightest) for rank in possible}
     best = sorted(sorted(possible, key=lambda rank: -alike[rank])[: max(most, MOST_CANDIDATES)])
 
-    def together(ranks: Sequence[int]) -> float:
+    def together(ranks: Iterable[int]) -> float:
+        ranks = list(ranks)
         pairs = itertools.combinations([found[rank] for rank in ranks], 2)
         return math.prod(alike[rank] for rank in ranks) * math.prod(partners(*pair) for pair in pairs)
 

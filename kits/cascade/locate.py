@@ -26,7 +26,8 @@ def locate(
     """Find the kidneys on 3 mm slices of half the in-plane resolution.
 
     Kidney and tumour merge into one class; components too small go; of those that remain the kidneys are the largest,
-    or, if the plan says so, those that look most like kidneys. Of a scan too thin for a whole kidney that shows none, stage 2 is to judge the places where kidneys usually are.
+    or, if the plan says so, those that look most like kidneys. Of a scan too thin for a whole kidney that shows none,
+    stage 2 is to judge the places where kidneys usually are.
 
     Args:
         volume: the CT.
