@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
+import cc3d
 import numpy as np
 from scipy import ndimage
 
@@ -17,7 +18,7 @@ BODY_MM = 4.0
 """Spacing at which the body is outlined; its outline needs no more."""
 BODY_HU, LUNG_HU, BONE_HU = -300, -400, 300
 """Above the first lies the body, below the second what it holds of air, above the third bone."""
-MOST_LUNG, MOST_BONE, LEAST_MIDDLE = 0.4, 0.12, 0.3
+MOST_LUNG, MOST_BONE, LEAST_MIDDLE = 0.3, 0.12, 0.3
 """Shares of a slice of the trunk below the heart: air at most, bone at most, and body in the middle at least."""
 TISSUE_HU = (-200.0, 500.0)
 """The middle HU of kidneys, of fatty tumours and of contrast medium in the pelvis lie between; lung and bone do not."""
@@ -60,8 +61,7 @@ class Body:
         """The outline of the body that a CT shows."""
         steps = [max(1, round(BODY_MM / mm)) for mm in volume.spacing]
         hu = volume.hu[:: steps[0], steps[1] // 2 :: steps[1], steps[2] // 2 :: steps[2]]
-        middle, half, front, back, trunk = np.array([_outline(one) for one in hu]).T
-        return cls(middle, half, front, back, trunk)
+        return cls(*np.transpose([_outline(one) for one in hu]))
 
     def at(self, name: str, shares: np.ndarray) -> float:
         """One of the outline's figures in the slices at these shares of the scan's height; NaN without a body."""
@@ -72,19 +72,21 @@ class Body:
 
 def _outline(hu: np.ndarray) -> tuple[float, float, float, float, float]:
     """Middle, half width, front, back and trunk (0 or 1) of a slice (y, x): see ``Body``."""
-    mask = ndimage.binary_opening(hu > BODY_HU, np.ones((3, 3), bool))  # without couch and clothes
-    parts, count = ndimage.label(mask)
-    if not count:
-        return math.nan, math.nan, math.nan, math.nan, math.nan
+    filled = ndimage.binary_fill_holes(hu > BODY_HU)
+    opened = ndimage.binary_opening(filled, np.ones((3, 3), bool))  # without couch and clothes
+    parts = cc3d.connected_components(opened, connectivity=4)
     sizes = np.bincount(parts.ravel())[1:]
-    body = ndimage.binary_fill_holes(np.isin(parts, 1 + np.flatnonzero(sizes >= sizes.max() / 4)))
+    if not sizes.size:
+        return math.nan, math.nan, math.nan, math.nan, math.nan
+    body = np.isin(parts, 1 + np.flatnonzero(sizes >= sizes.max() / 4))
     rows, columns = np.nonzero(body)
-    (left, right), (front, back) = (np.quantile(one, (0.01, 0.99)) for one in (columns, rows))
+    left, right = np.quantile(columns, (0.01, 0.99)).tolist()
+    front, back = np.quantile(rows, (0.01, 0.99)).tolist()
     middle, half = (left + right) / 2, max((right - left) / 2, 1.0)
     near = np.abs(np.arange(body.shape[1]) - middle) <= max(half / 10, 1.0)
-    filled = body[round(front) : round(back) + 1, near].mean()
-    inside = hu[body]
-    trunk = np.mean(inside < LUNG_HU) <= MOST_LUNG and np.mean(inside > BONE_HU) <= MOST_BONE and filled >= LEAST_MIDDLE
+    central, inside = body[round(front) : round(back) + 1, near], hu[body]
+    lung, bone = np.mean(inside < LUNG_HU), np.mean(inside > BONE_HU)
+    trunk = lung <= MOST_LUNG and bone <= MOST_BONE and central.mean() >= LEAST_MIDDLE
     height, width = body.shape
     return (middle + 0.5) / width, half / width, (front + 0.5) / height, (back + 0.5) / height, float(trunk)
 
