@@ -50,7 +50,9 @@ class Plan:
         smallest_voxels: components with fewer voxels go (section 2.4), counted at native in-plane spacing and
             ``SLICE_MM``.
         scale_thin_scans: a scan too thin for a whole kidney has smaller limits, in proportion.
-        at_most_kidneys: of the final components only the ``kidneys`` largest stay.
+        likeness: components are taken for kidneys by how much they look like one (place, size, HU, a partner), and
+            none that cannot be one; else by size alone.
+        at_most_kidneys: of the final components only the ``kidneys`` largest, or most alike, stay.
         tumour_needs_kidney: tumour that touches no kidney goes, unless the scan's first or last slice cuts it.
         smallest_tumour_ml: what is called tumour and is smaller counts as kidney; 0 lets all stay.
         cysts_are_kidney: what is called tumour and looks like water counts as kidney, as cysts do in KiTS19.
@@ -74,6 +76,7 @@ class Plan:
     kidneys: int = 2
     smallest_voxels: int = 5000
     scale_thin_scans: bool = False
+    likeness: bool = False
     at_most_kidneys: bool = False
     tumour_needs_kidney: bool = True
     smallest_tumour_ml: float = 0.0
@@ -160,6 +163,7 @@ NATIVE = Plan(
     look_every=3,
     second_look=True,
     scale_thin_scans=True,
+    likeness=True,
     at_most_kidneys=True,
     smallest_tumour_ml=1.0,
     cysts_are_kidney=True,

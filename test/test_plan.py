@@ -26,12 +26,12 @@ INSIDE = np.s_[15:25, 6:16, 6:16]
 SPECK = np.s_[15:17, 6:8, 6:8]
 
 
-def cleaned(plan: Plan, *boxes: tuple[int, tuple[slice, ...]], depth: int = 40) -> list[int]:
-    """How many voxels of each label stay; what is called tumour is as dark as water, all else as kidney."""
+def cleaned(plan: Plan, *boxes: tuple[int, tuple[slice, ...]], depth: int = 40, bone: bool = False) -> list[int]:
+    """How many voxels of each label stay; what is called tumour is as dark as water, all else as kidney, or bone."""
     labels = np.zeros((depth, 64, 64), np.uint8)
     for label, box in boxes:
         labels[box] = label
-    hu = np.where(labels == 2, 5, 150).astype(np.int16)
+    hu = np.where(labels == 2, 5, 900 if bone else 150).astype(np.int16)
     hu[:, -1] = -1000
     volume = Volume.from_array(hu, SPACING)
     return np.bincount(clean(labels, volume, Grids.of(volume, plan)).ravel(), minlength=3).tolist()
@@ -72,6 +72,7 @@ EFFECTS: dict[str, tuple[object, Callable[[Plan], object]]] = {
     "kidneys": (1, lambda plan: located(plan)[0]),
     "smallest_voxels": (9000, lambda plan: cleaned(plan, (1, KIDNEY))),
     "scale_thin_scans": (True, lambda plan: cleaned(plan, (1, np.s_[:, 2:22, 2:22]), depth=5)),
+    "likeness": (True, lambda plan: cleaned(plan, (1, KIDNEY), bone=True)),
     "at_most_kidneys": (True, lambda plan: cleaned(plan, (1, KIDNEY), (1, BESIDE), (1, BELOW))),
     "tumour_needs_kidney": (False, lambda plan: cleaned(plan, (1, KIDNEY), (2, BESIDE))),
     "smallest_tumour_ml": (1.0, lambda plan: cleaned(replace(plan, cysts_are_kidney=False), (1, KIDNEY), (2, SPECK))),

@@ -3,7 +3,7 @@
 CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions                       stage 1, locate
    regions at native resolution -> Wide-UNet2 (Res-UNet2 and Res-Net) -> probabilities        stage 2, segment
    mean of the networks' probabilities -> label map                                           stage 3, ensemble
-   -> too small components and tumours, tumour outside any kidney, third kidneys go,
+   -> too small components and tumours, tumour outside any kidney, what is least like a kidney go,
       what was called tumour and looks like water is a cyst                                   post-processing, clean
 """
 

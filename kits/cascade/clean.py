@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from kits.cascade.components import components
+from kits.cascade.likeness import candidates, most_alike
 from kits.choices import KIDNEY, TUMOUR
 from kits.geometry import Box, Grids, Spacing, bounding_box
 from kits.io.volume import Volume
@@ -34,13 +35,13 @@ class Labelled:
 
     Args:
         labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour.
-        hu: the CT there, int16 (z, y, x).
+        volume: the whole CT.
         box: where this part lies.
         grids: of the case.
     """
 
     labels: np.ndarray
-    hu: np.ndarray
+    volume: Volume
     box: Box
     grids: Grids
 
@@ -48,7 +49,12 @@ class Labelled:
     def of(cls, labels: np.ndarray, volume: Volume, grids: Grids) -> Labelled | None:
         """The smallest box with all labels; None where there are none."""
         box = bounding_box(labels > 0)
-        return cls(labels[box], volume.hu[box], box, grids) if box else None
+        return cls(labels[box], volume, box, grids) if box else None
+
+    @property
+    def hu(self) -> np.ndarray:
+        """The CT there, int16 (z, y, x)."""
+        return self.volume.hu[self.box]
 
     def is_cut(self, box: Box) -> bool:
         """Whether the scan's first or last slice cuts what lies in a box of this part."""
@@ -83,7 +89,8 @@ def keep_kidneys(found: Labelled) -> None:
     """Components of kidney and tumour merged that are too small go, and what cannot be a kidney (section 2.4).
 
     So does tumour that touches no kidney, unless the scan's first or last slice cuts it, since its kidney may then lie
-    out of view. Of the rest the largest stay, as many as there are kidneys.
+    out of view. Of the rest the largest stay, as many as there are kidneys; or, if the plan says so, those that look
+    most like kidneys, and none that cannot be one by its place and its HU.
     """
     labels, plan = found.labels, found.grids.plan
     merged, boxes = components(labels > 0, found.grids.smallest_component(found.grids.native.shape))
@@ -92,8 +99,11 @@ def keep_kidneys(found: Labelled) -> None:
         # Within one component every tumour reaches the kidney, if there is any.
         kidney_voxels = np.bincount(merged[labels == KIDNEY], minlength=len(boxes) + 1)
         kept = [rank for rank in kept if kidney_voxels[rank] > 0 or found.is_cut(boxes[rank - 1])]
-    if plan.at_most_kidneys:
-        kept = kept[: plan.kidneys]
+    most = plan.kidneys if plan.at_most_kidneys else len(kept)
+    if plan.likeness:
+        measured = candidates(merged, {rank: boxes[rank - 1] for rank in kept}, found.volume, found.box)
+        kept = most_alike(measured, most, found.grids.kidney_in_view)
+    kept = kept[:most]
     labels[~np.isin(merged, kept)] = 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from kits.cascade.components import components
+from kits.cascade.likeness import candidates, most_alike
 from kits.cascade.segment import to_native_slices
 from kits.cascade.stage import Stage
 from kits.geometry import CHUNK, KIDNEY_MM, Box, Grids, Region, covering
@@ -24,8 +25,9 @@ def locate(
 ) -> list[Region]:
     """Find the kidneys on 3 mm slices of half the in-plane resolution.
 
-    Kidney and tumour merge into one class; components too small go; the largest that remain are the kidneys. Of a
-    scan too thin for a whole kidney that shows none, stage 2 is to judge the places where kidneys usually are.
+    Kidney and tumour merge into one class; components too small go; of those that remain the kidneys are the largest,
+    or, if the plan says so, those that look most like kidneys. Of a scan too thin for a whole kidney that shows none,
+    stage 2 is to judge the places where kidneys usually are.
 
     Args:
         volume: the CT.
@@ -42,12 +44,12 @@ def locate(
     looks = 0
 
     def look(centres: Sequence[int]) -> np.ndarray:
-        """Where these slices show kidney, bool (slices, rows, columns)."""
+        """Probability of background in these slices, float32 (slices, rows, columns)."""
         nonlocal looks
-        found = np.empty((len(centres), *grids.halved.shape[1:]), bool)
+        found = np.empty((len(centres), *grids.halved.shape[1:]), np.float32)
         for first, probabilities in predict_halved(slices_ZYX, centres, grids, stage):
             check_finite(finite(probabilities))
-            found[first : first + len(probabilities)] = (probabilities[:, 0] < 0.5).cpu().numpy()
+            found[first : first + len(probabilities)] = probabilities[:, 0].cpu().numpy()
             looks += len(probabilities)
             progress(looks / depth)
         return found
@@ -56,27 +58,48 @@ def locate(
     slices_ZYX = stage.input(stage.slices(volume.hu, grids.halved.shape))
     seen = range(every // 2, depth, every)
     seen_ZYX = look(seen)
-    found_ZYX = seen_ZYX[np.minimum(np.arange(depth) // every, len(seen_ZYX) - 1)]
-    labels_ZYX, boxes = components(found_ZYX, smallest)
-    if unseen := sorted(doubtful(labels_ZYX, boxes[: plan.kidneys], every) - set(seen)):
-        found_ZYX[unseen] = look(unseen)
-        _, boxes = components(found_ZYX, smallest)
+    background_ZYX = seen_ZYX[np.minimum(np.arange(depth) // every, len(seen_ZYX) - 1)]
+    labels_ZYX, boxes = components(background_ZYX < 0.5, smallest)
+    kept = chosen(labels_ZYX, boxes, background_ZYX, volume, grids)
+    if unseen := sorted(doubtful(labels_ZYX, kept, every) - set(seen)):
+        background_ZYX[unseen] = look(unseen)
+        labels_ZYX, boxes = components(background_ZYX < 0.5, smallest)
+        kept = chosen(labels_ZYX, boxes, background_ZYX, volume, grids)
     progress(1.0)
     if not boxes and plan.second_look and grids.height_mm < KIDNEY_MM:
         return grids.usual_regions()
-    return [grids.region(box) for box in boxes[: plan.kidneys]]
+    return [grids.region(box) for box in kept.values()]
 
 
-def doubtful(labels_ZYX: np.ndarray, boxes: Sequence[Box], every: int) -> set[int]:
+def chosen(
+    labels_ZYX: np.ndarray, boxes: Sequence[Box], background_ZYX: np.ndarray, volume: Volume, grids: Grids
+) -> dict[int, Box]:
+    """The components that become regions, by rank: the largest, or those that look most like kidneys.
+
+    Args:
+        labels_ZYX: components by rank, from 1, on the halved grid.
+        boxes: of the components.
+        background_ZYX: probability of background there.
+        volume: the CT.
+        grids: its grids.
+    """
+    by_rank, most = dict(enumerate(boxes, start=1)), grids.plan.kidneys
+    if grids.plan.likeness:
+        measured = candidates(labels_ZYX, by_rank, volume, background_ZYX=background_ZYX)
+        return {rank: by_rank[rank] for rank in most_alike(measured, most, grids.kidney_in_view)}
+    return {rank: box for rank, box in by_rank.items() if rank <= most}
+
+
+def doubtful(labels_ZYX: np.ndarray, boxes: Mapping[int, Box], every: int) -> set[int]:
     """Slices in which a neighbour's answer may not do: where a component ends or is thin.
 
     Args:
         labels_ZYX: components by rank, from 1.
-        boxes: of the components.
+        boxes: of those components that matter, by rank.
         every: how far slices lie apart that were looked at.
     """
     found: set[int] = set()
-    for rank, (z, rows, columns) in enumerate(boxes, start=1):
+    for rank, (z, rows, columns) in boxes.items():
         area = (labels_ZYX[:, rows, columns] == rank).sum((1, 2))
         reach = range(max(0, z.start - every + every // 2 + 1), min(z.stop + every // 2, len(labels_ZYX)))
         found |= {index for index in reach if area[index] < THIN * area.max() or not z.start < index < z.stop - 1}
