@@ -4,10 +4,11 @@
     python -m bench.accuracy --config train/recipes/shipped.toml --weights FOLD0 FOLD1 FOLD2     cross-validated
 
 The configuration is that of the training. Lone slices of patients that it held out are repeated into thin volumes, of
-which the middle slice is scored. Whole volumes are all scored, and so are simulated ones; those that are, or are made
-of, training patients are marked, since they flatter; of a cross-validation they are left out. Who was held out the
-weight files say; of one that does not, the configuration does. The rows are those of Table 2
-(``train.report.evaluate.label_maps``).
+which the middle slice is scored. Whole volumes, and simulated ones, are all scored, but for their interpolated slices;
+real ones also tumour by tumour. Those that are, or are made of, training patients are marked, since they flatter; of a
+cross-validation they are left out. Who was held out the weight files say; of one that does not, the configuration does.
+The rows are those of Table 2 (``train.report.evaluate.label_maps``). With ``--confidence`` the ensemble's probabilities
+are judged, too: the Dice that they promise, beside the true one, and a table of calibration.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from bench.common import table
+from bench.accuracy_tables import Overlap, Row, tables
+from bench.lesions import expected_dice, lesions_of, reliability
 from kits.batch.overlay import write_overlay
 from kits.cascade.cascade import Cascade
 from kits.cascade.stage import PREPROCESSING
@@ -45,35 +47,6 @@ from train.settings import data_of, read_settings
 
 REPEATS = 15
 """3 mm slices of a thin volume: more than the two neighbours on each side that the networks see."""
-
-Overlap = tuple[int, int]
-"""Twice the common voxels, and the sum of both masks' voxels: their ratio is the Dice coefficient."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one network, or the ensemble, made of one case.
-
-    Args:
-        network: its name and the mode.
-        group: ``slices``, ``volumes``, or ``simulated`` with the kind.
-        case, patient: of the training's configuration.
-        unseen: whether no patient in it is one of those trained on.
-        kidney, tumour: overlap of kidney with tumour, and of tumour.
-        has_kidney, has_tumour: whether the truth shows any.
-        tumour_ml: volume that was taken for tumour.
-    """
-
-    network: str
-    group: str
-    case: str
-    patient: str
-    unseen: bool
-    kidney: Overlap
-    tumour: Overlap
-    has_kidney: bool
-    has_tumour: bool
-    tumour_ml: float
 
 
 class Memoised:
@@ -111,6 +84,7 @@ def main() -> None:
     parser.add_argument("--simulated", type=Path, nargs="+", metavar="KITS_DIR", default=[],
                         help="made by python -m train simulate")  # fmt: skip
     parser.add_argument("--modes", nargs="+", choices=tuple(Mode), default=[Mode.NATIVE])
+    parser.add_argument("--confidence", action="store_true", help="judge the ensemble's probabilities, too")
     parser.add_argument("--out", type=Path, help="folder for the tables, and for label maps and pictures of patients")
     arguments = parser.parse_args()
     data = data_of(read_settings(*arguments.config))
@@ -121,7 +95,7 @@ def main() -> None:
         known = unseen_by(data, [one for each in cascades for one in each.members])
         cases = list(cases_of(known, arguments.simulated, only_unseen=len(arguments.weights) > 1))
         rows += [row for case in tqdm(cases, desc=str(folder), disable=None)
-                 for row in score_networks(*case, cascades, arguments.out)]  # fmt: skip
+                 for row in score_networks(*case, cascades, arguments.out, arguments.confidence)]  # fmt: skip
     refuse_twice(rows)
     text = tables(rows)
     print(text)
@@ -147,9 +121,9 @@ def cases_of(
         only_unseen: leave out the whole volumes and simulated scans that were learned from.
     """
     for source in data.sources:
-        for case in find_labelled(source) if source.kind != "kits" else ():
+        for case in find_labelled(source):
             unseen = case.patient in data.valid
-            if unseen or (source.kind == "volumes" and not only_unseen):
+            if not case.made_of and (unseen or (source.kind != "slices" and not only_unseen)):
                 yield source.kind, case, unseen
     for folder in simulated:
         for case in find_labelled(Source("kits", folder, folder.name)):
@@ -172,7 +146,12 @@ def refuse_twice(rows: Iterable[Row]) -> None:
 
 
 def score_networks(
-    group: str, case: LabelledCase, unseen: bool, cascades: Sequence[Cascade], out: Path | None
+    group: str,
+    case: LabelledCase,
+    unseen: bool,
+    cascades: Sequence[Cascade],
+    out: Path | None,
+    confidence: bool = False,
 ) -> Iterator[Row]:
     """Each network's result on a case; the ensemble's label maps and pictures of whole volumes go to ``out``.
 
@@ -180,88 +159,53 @@ def score_networks(
         group, case, unseen: from ``cases_of``.
         cascades: of one weights folder, one a mode.
         out: a folder, or None.
+        confidence: judge the ensemble's probabilities, too.
     """
+    scored: np.ndarray | slice  # slices
     if group == "slices":
         hu, truth, spacing = case.read()
         volume = Volume.from_array(np.repeat(hu, REPEATS, axis=0), spacing, case.name)
-        truth = truth[0]
+        truth = truth.repeat(REPEATS, axis=0)
+        scored = slice(REPEATS // 2, REPEATS // 2 + 1)
     else:
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
+        scored = np.delete(np.arange(len(truth)), case.interpolated())
+    true = truth[scored]
     for cascade in map(memoised, cascades):
         mode = str(cascade.plan.mode)
         for name, labels, _ in label_maps(volume, cascade, [member.name for member in cascade.members]):
-            predicted = labels[REPEATS // 2] if group == "slices" else labels
-            yield Row(
+            predicted = labels[scored]
+            row = Row(
                 f"{name}, {mode}", group, case.name, case.patient, unseen,
-                overlap(predicted > 0, truth > 0), overlap(predicted > 1, truth > 1),
-                bool(truth.any()), bool((truth > 1).any()),
+                overlap(predicted > 0, true > 0), overlap(predicted > 1, true > 1),
+                bool(true.any()), bool((true > 1).any()),
                 round(float((predicted > 1).sum() * volume.voxel_ml), 2),
             )  # fmt: skip
+            if group != "slices":
+                lesions, false = lesions_of(labels > 1, truth > 1, volume.voxel_ml)
+                row = replace(row, lesions=lesions, false_ml=false)
+            if confidence and name == ENSEMBLE:
+                percent = probabilities_of(cascade, volume)[:, scored]
+                promised = [expected_dice(percent[n], predicted > n) for n in (0, 1)]
+                bins = reliability(percent[1], true > 1).tolist()
+                row = replace(row, promised=(promised[0], promised[1]), bins=bins)
+            yield row
             if out and group != "slices" and name == ENSEMBLE:
                 write_overlay(out / mode / f"{case.name}.png", volume.hu, volume.spacing, labels, truth)
                 write_image(volume.to_home(labels), out / mode / f"{case.name}.nii.gz")
 
 
+def probabilities_of(cascade: Cascade, volume: Volume) -> np.ndarray:
+    """Percent of kidney with tumour, and of tumour, uint8 (2, z, y, x)."""
+    percent = cascade.predict(volume, keep_probabilities=True).probabilities
+    assert percent is not None
+    return percent
+
+
 def overlap(predicted: np.ndarray, truth: np.ndarray) -> Overlap:
     """How far two masks agree."""
     return 2 * int((predicted & truth).sum()), int(predicted.sum()) + int(truth.sum())
-
-
-def pooled(rows: Sequence[Row], structure: str) -> str:
-    """Dice of all voxels together."""
-    both, each = np.sum([getattr(row, structure) for row in rows], axis=0)
-    return f"{both / each:.3f}" if each else "-"
-
-
-def mean(rows: Sequence[Row], structure: str) -> str:
-    """Mean Dice over the patients that have the structure, all cases of a patient taken together; and how many."""
-    patients: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for row in rows:
-        patients[row.patient] += getattr(row, structure)
-    having = {row.patient for row in rows if getattr(row, f"has_{structure}")}
-    return f"{np.mean([np.divide(*patients[p]) for p in having]):.3f} ({len(having)})" if having else "-"
-
-
-def false_tumours(rows: Sequence[Row]) -> str:
-    """In how many of the cases without a tumour one was seen, and how much of it there was on average."""
-    healthy = [row for row in rows if not row.has_tumour]
-    if not healthy:
-        return "-"
-    wrong, ml = sum(row.tumour_ml > 0 for row in healthy), np.mean([row.tumour_ml for row in healthy])
-    return f"{wrong} of {len(healthy)}" + (f", {ml:.1f} ml" if healthy[0].group != "slices" else "")
-
-
-SUMMARY: dict[str, Callable[[Sequence[Row]], str]] = {
-    "kidney + tumour, mean": lambda rows: mean(rows, "kidney"),
-    "pooled": lambda rows: pooled(rows, "kidney"),
-    "tumour, mean": lambda rows: mean(rows, "tumour"),
-    "pooled ": lambda rows: pooled(rows, "tumour"),
-    "false tumours": false_tumours,
-}
-"""Column -> its figure, of the cases of one group as one network saw them."""
-
-
-def tables(rows: Sequence[Row]) -> str:
-    """Markdown: a summary of unseen cases, and the single volumes."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.unseen:
-            groups[row.group, row.network].append(row)
-            if row.group.startswith("simulated "):
-                groups["simulated, all", row.network].append(row)
-    summary = [(group, network, *(f(found) for f in SUMMARY.values())) for (group, network), found in groups.items()]
-    single = [
-        (row.case, "" if row.unseen else "seen", row.network, f"{np.divide(*row.kidney):.4f}",
-         f"{np.divide(*row.tumour):.4f}" if row.has_tumour else f"{row.tumour_ml:.1f} ml false")
-        for row in rows if row.group == "volumes"
-    ]  # fmt: skip
-    return (
-        "Dice; in brackets over how many patients.\n\n"
-        + table(("unseen cases", "network, mode", *SUMMARY), sorted(summary))
-        + "\n"
-        + table(("volume", "", "network, mode", "kidney + tumour", "tumour"), single)
-    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m train prepare  --data KITS_DIR --cache DIR          preprocess once
     python -m train fit      NETWORK --cache DIR --folder DIR     train one network; again: go on
     python -m train evaluate --data KITS_DIR --weights DIR ...    the paper's Table 2
-    python -m train average  A B --out FILE                       the plain mean of two networks' weights
+    python -m train average  A B --out FILE                       the mean of two networks' weights
     python -m train simulate --labels DIR --backgrounds DIR ...   make scans to learn from
 
 Several GPUs: ``torchrun --nproc-per-node 4 -m train fit ...``. No option of ``fit`` may begin one of ``torchrun``'s,
@@ -81,8 +81,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     add_fit(command("fit", run_fit, "train one network, or go on with it"))
 
-    one = command("average", run_average, "the plain mean of two networks' weights, one trained on from the other")
+    one = command("average", run_average, "the mean of two networks' weights, one trained on from the other")
     one.add_argument("files", type=Path, nargs=2, metavar="WEIGHTS")
+    one.add_argument("--share", type=float, default=0.5, help="how much of the mean is the first one's (0.5)")
+    one.add_argument("--logits", type=float, nargs=3, default=(0.0, 0.0, 0.0), metavar=("B", "K", "T"),
+                     help="add to the logits of background, kidney and tumour")  # fmt: skip
     one.add_argument("--out", type=Path, required=True, help="weight file to write")
 
     evaluate.add_arguments(command("evaluate", evaluate.main, "score weights as in the paper's Table 2"))
@@ -182,7 +185,7 @@ def run_fit(arguments: argparse.Namespace) -> None:
 
 def run_average(arguments: argparse.Namespace) -> None:
     first, second = arguments.files
-    average(first, second, arguments.out)
+    average(first, second, arguments.out, arguments.share, tuple(arguments.logits))
     print(arguments.out)
 
 

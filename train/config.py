@@ -84,6 +84,12 @@ class Augmentation:
         drift: how often the channels of a lone slice move a little against each other, as real neighbours differ.
         lesions: how often a lesion is grown into a kidney of a lone slice: a tumour or cyst, beside a tumour a cyst.
         pasted: how often a real tumour of another lone slice is pasted into a kidney of one.
+        pasted_among: the same for a volume's slice and its neighbours, through which the tumour shrinks as a ball does.
+        grown_among: how often, instead, a lesion is grown through a volume's slice and its neighbours.
+        washout: how often contrast medium is taken out, as in a scan without; half as often where a tumour shows.
+        enhancement: how often, instead, organs and vessels take up more or less of it.
+        masses: how often a mass that is no kidney's is painted in, away from the kidneys.
+        codec: how often a slice goes through a picture's or a video's coding, and is left with fewer grey steps.
     """
 
     groups: tuple[Group, ...] = ("KT",)
@@ -100,6 +106,12 @@ class Augmentation:
     drift: float = 0.0
     lesions: float = 0.0
     pasted: float = 0.0
+    pasted_among: float = 0.0
+    grown_among: float = 0.0
+    washout: float = 0.0
+    enhancement: float = 0.0
+    masses: float = 0.0
+    codec: float = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -138,7 +150,7 @@ class Schedule:
         clip: gradients longer than this are shortened; 0 leaves them.
         average: decay of the running average of the weights that is judged and kept; 0 keeps the weights themselves.
         batch: slices a step, over all processes (section 3.1: 32).
-        epochs: at most (section 3.1: 250).
+        epochs: at most (section 3.1: 250); in a recipe, 0 leaves a phase's network as it starts.
         epoch_steps: steps between two judgements; 0 is all training slices once.
         keep: the weights of the ``best`` validation score or of the ``last`` one: a cycle is only good at its end.
         patience: epochs without a better validation score after which the run ends; 0 never ends it early.
@@ -170,6 +182,7 @@ class Config:
         regions: where stage 2 looks: at the ``true`` kidneys or at those that a given stage 1 has ``located``.
         dropout: whether dropout is on. With 32 dropouts and few steps Res-Net comes to rely on their noise.
         thin: how many times as often as others slices are drawn that show little of a kidney, such as its poles.
+        by_tumour: 0 draws every slice with a tumour alike, 1 every tumour, however few slices show it.
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
         modes: of the cascade that are to run it.
@@ -185,6 +198,7 @@ class Config:
     regions: Literal["true", "located"] = "true"
     dropout: bool = True
     thin: int = 1
+    by_tumour: float = 0.0
     patch: int = 256
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")
@@ -201,7 +215,9 @@ class Phase:
         name: one of its own among the network's phases.
         start: the weights that it goes on from: a phase's name (another network's as ``NETWORK/NAME``), a weight file,
             ``random``, or by default the phase before, of which the first one has none and is random.
-        average_with: a phase whose weights and this one's are averaged in the end.
+        average_with: a phase, or a weight file, whose weights and this one's are averaged in the end.
+        average_share: how much of that mean is this phase's own.
+        average_logits: what is added to the mean's logits of background, kidney and tumour, see ``fit.average``.
         source_shares: the shares of some sources, by their folders' names, in place of their own.
         valid: patients to validate on, in place of the data's own.
     """
@@ -210,6 +226,8 @@ class Phase:
     name: str
     start: str = ""
     average_with: str = ""
+    average_share: float = 0.5
+    average_logits: tuple[float, float, float] = (0.0, 0.0, 0.0)
     source_shares: dict[str, float] = field(default_factory=dict)
     valid: tuple[str, ...] | None = None
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kits.errors import InputError, KitsError
 from kits.io.atomic import write_text
@@ -100,10 +101,19 @@ def write_config(fit: Fit) -> None:
     write_text(text, path)
 
 
-def average(first: Path, second: Path, out: Path) -> None:
-    """Write the plain mean of two networks' weights, which only makes sense of one and what it was trained on to.
+def average(
+    first: Path, second: Path, out: Path, share: float = 0.5, logits: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> None:
+    """Write the mean of two networks' weights, which only makes sense of one and what it was trained on to.
 
     Whom one of them learned from the mean knows, too; all else that it says of itself is the first one's.
+
+    Args:
+        first, second: weight files.
+        out: weight file to write.
+        share: how much of the mean is the first one's.
+        logits: added to those of background, kidney and tumour: training weighs the classes, so borders lie a little
+            too far out.
 
     Raises:
         InputError: they differ in architecture, role or normalisation.
@@ -113,9 +123,13 @@ def average(first: Path, second: Path, out: Path) -> None:
         if getattr(one.info, what) != getattr(other.info, what):
             raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
     theirs = other.network.state_dict()
-    mean = {name: (ours + theirs[name]) / 2 if ours.is_floating_point() else ours
+    mean = {name: share * ours + (1 - share) * theirs[name] if ours.is_floating_point() else ours
             for name, ours in one.network.state_dict().items()}  # fmt: skip
     one.network.load_state_dict(mean)
+    last = [module for module in one.network.modules() if isinstance(module, nn.Conv2d) and module.bias is not None][-1]
+    assert last.bias is not None
+    with torch.no_grad():  # a Wide-UNet's last convolution gives each class four channels
+        last.bias += torch.tensor(logits).repeat_interleave(len(last.bias) // len(logits))
     held_out = None
     if one.info.held_out is not None and other.info.held_out is not None:
         held_out = tuple(patient for patient in one.info.held_out if patient in other.info.held_out)

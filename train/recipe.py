@@ -33,7 +33,8 @@ from .simulate.sources import find_sources
 
 log = logging.getLogger(__name__)
 RANDOM = "random"
-AVERAGED = "averaged.safetensors"
+WEIGHTS_ENDING = ".safetensors"
+AVERAGED = f"averaged{WEIGHTS_ENDING}"
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Step:
     Args:
         network, phase: what is trained, and how.
         start: the phase, as NETWORK/NAME, or the file that it goes on from; None for random weights.
-        average_with: another phase.
+        average_with: another phase, as NETWORK/NAME, or a file.
         locator: the phase whose weights cut its regions.
     """
 
     network: str
     phase: Phase
     start: str | Path | None
-    average_with: str | None
+    average_with: str | Path | None
     locator: str | None
 
     @property
@@ -117,9 +118,12 @@ def steps_of(phases: Mapping[str, Sequence[Phase]]) -> list[Step]:
                 start = key_of(phase.start, network, keys) or Path(phase.start)
             elif phase.start:
                 start = None
-            mate = key_of(phase.average_with, network, keys) if phase.average_with else None
+            mate: str | Path | None = key_of(phase.average_with, network, keys)
             if phase.average_with and mate is None:
-                raise InputError(f"{network}/{phase.name} is averaged with {phase.average_with}, which is no phase.")
+                mate = Path(phase.average_with)
+                if mate.suffix != WEIGHTS_ENDING:
+                    key = f"{network}/{phase.name}"
+                    raise InputError(f"{key} is averaged with {mate}, which is no phase and no {WEIGHTS_ENDING} file.")
             step = Step(network, phase, start, mate, locator)
             steps[step.key] = step
             before = step.key
@@ -183,21 +187,31 @@ def run_phases(
     files: dict[str, Path] = {}
     for step in steps:
         folder = out / "runs" / f"{step.network}{f'-fold{part[0]}' if part else ''}" / step.phase.name
-        start = files[step.start] if isinstance(step.start, str) else step.start
-        if start and not start.exists():
-            raise InputError(f"{step.key} starts from {start}, which is neither a phase nor a file.")
+        start, mate = (files[of] if isinstance(of, str) else of for of in (step.start, step.average_with))
+        for verb, path in (("starts from", start), ("is averaged with", mate)):
+            if path and not path.exists():
+                raise InputError(f"{step.key} {verb} {path}, which is neither a phase nor a file.")
+        if not step.phase.config.schedule.epochs:
+            if start is None:
+                raise InputError(f"{step.key} has no epochs and no start: there is no network to leave as it is.")
+            files[step.key] = start
+            continue
         locator = files[step.locator] if step.locator else None
         changed = data_in(step.phase, data)
         fit = Fit(step.phase.config, changed, out / "cache", folder, device, start, locator, part)
         files[step.key] = fit_network(fit)
-        if step.average_with:
-            average(files[step.key], files[step.average_with], folder / AVERAGED)
+        if mate:
+            phase = step.phase
+            average(files[step.key], mate, folder / AVERAGED, phase.average_share, phase.average_logits)
             files[step.key] = folder / AVERAGED
     return files
 
 
 def training_of(folder: Path, phases: Sequence[Phase]) -> Training:
     """What the card says of a network: its phases' configurations, steps and minutes, and the last one's scores."""
+    phases = [phase for phase in phases if phase.config.schedule.epochs]
+    if not phases:
+        return Training("# not trained: its weights are those that it started from", 0, 0.0, {})
     kept = [json.loads((folder / phase.name / KEPT).read_text(encoding="utf-8")) for phase in phases]
     steps, minutes = (sum(one.pop(what) for one in kept) for what in ("step", "minutes"))
     told = [

@@ -63,11 +63,14 @@ def validate(
     """Volumetric Dice of whole cases: mean over patients, of kidney with tumour and of tumour.
 
     Stage 2 is scored on the true kidneys' regions, so that the figure is its own. Patients without a structure do not
-    enter its mean; ``score`` is the mean of the two figures, or of what there is of them.
+    enter its mean, nor do interpolated slices; ``score`` is the mean of the two figures, or of what there is of them.
     """
     counts: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2))
     for scan in scans:
-        predicted, truth = predict_labels(network, scan, role, norm, engine), np.asarray(scan.labels)
+        predicted, truth = (
+            np.delete(labels, scan.interpolated, axis=0)
+            for labels in (predict_labels(network, scan, role, norm, engine), np.asarray(scan.labels))
+        )
         for name, threshold in (("kidney", 0), ("tumour", 1)):
             p, t = predicted > threshold, truth > threshold
             counts[name, scan.patient] += (2 * np.count_nonzero(p & t), np.count_nonzero(p) + np.count_nonzero(t))

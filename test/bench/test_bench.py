@@ -11,17 +11,14 @@ import torch
 from bench.ablation import switches, without_each
 from bench.accuracy import (
     Memoised,
-    Row,
     cases_of,
-    false_tumours,
-    mean,
-    pooled,
     refuse_twice,
     score_networks,
-    tables,
     unseen_by,
 )
+from bench.accuracy_tables import Row, false_tumours, mean, pooled, tables
 from bench.improvements import Bench, line, read_cases, variants
+from bench.lesions import by_size, calibration, expected_dice, interval, lesions_of, reliability, size_class
 from bench.stages import Clock, least, operations, rows, run_case, timed
 from kits.choices import Mode
 from kits.errors import InputError
@@ -151,6 +148,72 @@ def test_sources_are_left_out_one_at_a_time() -> None:
     shares = {name: [source.share for source in varied.sources] for name, varied in without_each(data).items()}
     assert shares == {"all sources": [0.6, 0.4], "without a": [0.0, 0.4], "without b": [0.6, 0.0],
                       "without any of kind kits": [0.6, 0.0]}  # fmt: skip
+
+
+def test_tumours_are_counted_one_by_one() -> None:
+    truth = np.zeros((10, 40, 40), bool)
+    truth[2:6, 5:15, 5:15] = True  # 400 voxels, of which half are called
+    truth[8, 30:35, 30:35] = True  # 25, missed
+    truth[0, 0, 0] = True  # a speck
+    called = np.zeros_like(truth)
+    called[2:4, 5:15, 5:15] = True
+    called[2:4, 20:25, 20:25] = True  # 50, false
+    lesions, false = lesions_of(called, truth, 0.02)
+    assert sorted(lesions) == [(0.5, 0.0), (8.0, 0.5)]
+    assert false == (1.0,)
+    assert lesions_of(truth & False, truth & False, 0.02) == ((), ())
+
+
+def test_tumours_are_told_by_size() -> None:
+    assert [size_class(ml) for ml in (0.2, 2.0, 9.9, 30.0, 50.0)] == [
+        "< 2 ml", "2-5 ml", "5-10 ml", "10-50 ml", "> 50 ml"
+    ]  # fmt: skip
+    rows = by_size([(1.0, 0.5), (1.5, 0.05), (60.0, 0.1)])
+    assert rows == [("< 2 ml", "1 of 2", "0.28"), ("> 50 ml", "1 of 1", "0.10")]
+
+
+def test_an_interval_holds_the_mean_of_what_it_is_of() -> None:
+    values = np.random.default_rng(1).normal(0.9, 0.05, 40).tolist()
+    low, high = (float(end) for end in interval(values).split("-"))
+    assert low < np.mean(values) < high
+    assert high - low == pytest.approx(4 * 0.05 / 40**0.5, rel=0.3)
+    assert interval(values[:2]) == "-"
+
+
+def test_probabilities_that_are_true_promise_the_dice_that_comes() -> None:
+    rng = np.random.default_rng(0)
+    percent = rng.choice([2, 30, 80, 97], (20, 50, 50)).astype(np.uint8)
+    truth = rng.random(percent.shape) < percent / 100
+    called = percent > 50
+    dice = 2 * (called & truth).sum() / (called.sum() + truth.sum())
+    assert expected_dice(percent, called) == pytest.approx(dice, abs=0.01)
+    assert np.isnan(expected_dice(percent, called & False))
+    rows = calibration(reliability(percent, truth))
+    assert [name for name, *_ in rows] == ["30-40 %", "80-90 %", "90-100 %"]
+    assert all(abs(float(promised) - float(true)) < 0.03 for _, promised, true in rows)
+
+
+def test_whole_kits_volumes_are_scored_but_for_their_interpolated_slices(tmp_path: Path) -> None:
+    folder = tmp_path / "kits" / "case_00007"
+    write_case(folder, ("imaging.nii.gz", "segmentation.nii.gz"))
+    truth = phantom()[1]
+    shown = np.flatnonzero((truth > 1).any(axis=(1, 2)))
+    data = Data((Source("kits", tmp_path / "kits"),), valid=("kits-00007",))
+    kidneys = []
+    for made in ([], shown.tolist()):
+        (folder / "info.json").write_text(json.dumps({"first_slice": 0, "interpolated": made}))
+        rows = [found for case in cases_of(data) for found in score_networks(*case, [threshold_cascade()], None, True)]
+        found = rows[-1]
+        assert (found.group, found.unseen, found.has_tumour) == ("kits", True, not made)
+        assert len(found.lesions) == 1
+        assert found.lesions[0][1] > 0.9
+        assert found.false_ml == ()
+        kidneys.append(found.kidney[1])
+    assert kidneys[1] < kidneys[0]
+    text = tables([replace(found, case=str(n), has_tumour=True) for n in range(3)])
+    assert "| unseen | ensemble, native | " in text
+    assert "| case |" not in text
+    assert "probability of tumour" in text
 
 
 def test_every_improvement_is_measured_alone_both_ways() -> None:

@@ -115,6 +115,45 @@ def test_a_recipe_of_phases_ends_with_weights_that_load_and_goes_on_where_it_was
     assert "mode: `native`" in (tmp_path / "out" / "evaluation" / "table2.md").read_text(encoding="utf-8")
 
 
+def test_a_network_that_stays_goes_along_with_one_that_goes_on_and_is_averaged_with_a_file(tmp_path: Path) -> None:
+    assert call(tmp_path, "all", QUICK + PHASES, "--out", str(tmp_path / "before")) == 0
+    before = {name: tmp_path / "before" / "weights" / f"{name}.safetensors" for name in ("wide-unet1", "wide-unet2")}
+    text = f"""
+[[wide-unet1.phases]]
+start = "{before["wide-unet1"]}"
+schedule = {{epochs = 0}}
+[[wide-unet2.phases]]
+start = "{before["wide-unet2"]}"
+average_with = "{before["wide-unet2"]}"
+average_share = 0.0
+average_logits = [1.0, 0.0, 0.5]
+"""
+    assert call(tmp_path, "all", QUICK + text, "--out", str(tmp_path / "out")) == 0
+    weights = tmp_path / "out" / "weights"
+    assert (weights / "wide-unet1.safetensors").read_bytes() == before["wide-unet1"].read_bytes()
+    ours, theirs = (load_member(path).network for path in (weights / "wide-unet2.safetensors", before["wide-unet2"]))
+    images = torch.randn(1, 5, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        moved = ours.eval()(images) - theirs.eval()(images)
+    assert torch.allclose(moved.mean((0, 2, 3)), torch.tensor([1.0, 0.0, 0.5]), atol=0.01)
+    assert "| `wide-unet1` | 0 |" in (weights / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("schedule = {epochs = 0}", "has no epochs and no start"),
+        ("average_with = 'gone.safetensors'", "is averaged with gone.safetensors, which is neither"),
+    ],
+)
+def test_a_phase_without_what_it_needs_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], phase: str, words: str
+) -> None:
+    text = QUICK + f"[[wide-unet2.phases]]\n{phase}\n"
+    assert call(tmp_path, "all", text, "--out", str(tmp_path / "out")) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_papers_recipe_learns_where_its_stage_1_looks_and_is_scored_in_its_mode(tmp_path: Path) -> None:
     assert call(tmp_path, "all", QUICK, "--preset", "paper", "--out", str(tmp_path / "out")) == 0
     names = sorted(path.stem for path in (tmp_path / "out" / "weights").glob("*.safetensors"))
@@ -188,6 +227,15 @@ def test_the_mean_of_two_networks_knows_whom_either_knew(tmp_path: Path) -> None
     assert mean.info == replace(one.info, held_out=("b",))
     for got, a, b in zip(*(member.network.parameters() for member in (mean, one, other)), strict=True):
         assert torch.allclose(got, (a + b) / 2, atol=1e-3)
+    assert main(["average", *map(str, files[:2]), "--share", "0.75", "--out", str(files[2])]) == 0
+    for got, a in zip(load_member(files[2]).network.parameters(), one.network.parameters(), strict=True):
+        assert torch.allclose(got, a + 0.25, atol=1e-3)
+    shift = ["--logits", "0.5", "0", "0.25"]
+    assert main(["average", str(files[0]), str(files[0]), *shift, "--out", str(files[2])]) == 0
+    images = torch.randn(1, 5, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        moved = load_member(files[2]).network(images) - one.network(images)
+    assert torch.allclose(moved.mean((0, 2, 3)), torch.tensor([0.5, 0.0, 0.25]), atol=0.01)
     with pytest.raises(InputError, match="differ in their norm"):
         average(files[0], files[3], files[2])
 

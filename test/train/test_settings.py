@@ -105,6 +105,19 @@ def test_the_folds_recipe_begins_at_random_and_takes_14600_steps() -> None:
     assert sum(how.epochs * how.epoch_steps for how in schedules) == 14600
 
 
+def test_the_recipe_of_whole_volumes_changes_stage_2_alone() -> None:
+    recipe = recipe_of("best", read_settings(RECIPES / "volumes.toml"))
+    shipped = data_of(read_settings(RECIPES / "shipped.toml"))
+    assert {source.kind for source in recipe.data.sources} == {"slices", "volumes", "kits"}
+    assert (recipe.data.licence, recipe.simulated) == (shipped.licence, ())
+    stays, goes_on = (recipe.phases[network][0] for network in ("wide-unet1", "wide-unet2"))
+    assert (stays.config.schedule.epochs, goes_on.config.schedule.epoch_steps) == (0, 500)
+    assert (goes_on.config.by_tumour, goes_on.config.augmentation.pasted_among) == (0.7, 0.3)
+    assert goes_on.config.augmentation.pasted == PRESETS["best"]["wide-unet2"].augmentation.pasted
+    assert (goes_on.start, goes_on.average_share) == (goes_on.average_with, 0.75)
+    assert [step.needs for step in steps_of(recipe.phases)] == [set(), set()]
+
+
 def test_a_phase_changes_its_network_alone_and_starts_where_it_is_told(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("""

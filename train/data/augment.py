@@ -26,6 +26,7 @@ from ..lesions.paste import paste_tumour
 from ..lesions.tissue import CYSTS, draw_kind
 from .cache import Scan
 from .sampling import Site
+from .variations import vary_content
 
 FLOOR_HU, CEILING_HU = -200.0, 600.0  # beyond them nothing differs after clipping, however the intensities vary
 DRIFT_PX, DRIFT_SCALE = 0.7, 0.01
@@ -109,7 +110,8 @@ class Augmenter:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ``__call__``, on the current stream."""
         how = self.config.augmentation
-        donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if how.pasted else []
+        pasted = how.pasted or how.pasted_among
+        donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if pasted else []
         prepared = self.feeders.map(lambda site, rng: self.prepare(scans, site, donors, rng), picked, generators)
         lones, fed = zip(*prepared, strict=True)
         inputs = {name: [one[name] for one in fed] for name in fed[0]}
@@ -120,7 +122,8 @@ class Augmenter:
         if how.intensity:
             for number, (site, lone, rng) in enumerate(zip(picked, lones, generators, strict=True)):
                 if group_of_site(scans, site) in how.groups:
-                    images[number] = vary_intensity(images[number], lone, rng)
+                    varied = vary_content(images[number], labels_YXC[number, ..., 0], how, rng)
+                    images[number] = vary_intensity(varied, lone, rng)
         return self.norm.apply(images), labels_YXC[..., 0].long()
 
     def prepare(
@@ -178,8 +181,8 @@ def take(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """A slice's five neighbours and its labels.
 
-    At times volumes are turned upside down. A lone slice stands for its own neighbours; its kidney may get a donor's
-    tumour, or one that is grown.
+    At times volumes are turned upside down. A lone slice stands for its own neighbours. A kidney may get a donor's
+    tumour, or one that is grown: in a lone slice a section of one, in a volume's slices those of one body.
     """
     last = len(scan.hu) - 1
     order = [site.slice if lone else min(max(site.slice + offset, 0), last) for offset in OFFSETS]
@@ -187,17 +190,19 @@ def take(
     if how and rng.random() < how.reverse:
         order.reverse()
     group = scan.groups[site.slice]
-    if how and lone and group != "B":
-        alone = np.asarray(scan.hu[site.slice : site.slice + 1])
+    if how and group != "B" and (lone or how.pasted_among or how.grown_among):
+        shown = [site.slice] if lone else order
+        pasted, lesions = (how.pasted, how.lesions) if lone else (how.pasted_among, how.grown_among)
         made: np.ndarray | None = None
-        if donors and rng.random() < how.pasted:
+        if donors and rng.random() < pasted:
             donor = donors[int(rng.integers(len(donors)))]
-            made, new = paste_tumour(alone, labels[None], scan.spacing, donor.hu, donor.labels, rng)
-        elif rng.random() < how.lesions:
+            hu, all_labels = scan.hu[shown], scan.labels[shown]
+            made, new = paste_tumour(hu, all_labels, scan.spacing, donor.hu, donor.labels, rng)
+        elif rng.random() < lesions:
             kind = draw_kind(CYSTS, rng) if group == "KT" else None
-            made, new, _ = grow_lesion(alone, labels[None], scan.spacing, rng, kind)
+            made, new, _ = grow_lesion(scan.hu[shown], scan.labels[shown], scan.spacing, rng, kind)
         if made is not None:
-            return [bounded(made[0])] * CHANNELS, new[0]
+            return [bounded(one) for one in made] * (CHANNELS // len(made)), new[len(new) // 2]
     held = {z: bounded(scan.hu[z]) for z in set(order)}
     return [held[z] for z in order], labels
 

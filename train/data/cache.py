@@ -64,6 +64,7 @@ class Scan:
         labels: uint8, as ``hu``: 0 background, 1 kidney (cysts included, as in KiTS19), 2 tumour.
         made_of: see ``LabelledCase``.
         origin: files that it was made of, with their sizes and times, to see whether they have changed.
+        interpolated: slices that are context for their neighbours, and nothing to learn from, see ``LabelledCase``.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Scan:
     labels: np.ndarray = field(repr=False)
     made_of: tuple[str, ...] = ()
     origin: tuple[tuple[str, int, float], ...] = ()
+    interpolated: tuple[int, ...] = ()
 
     @property
     def lone(self) -> bool:
@@ -176,6 +178,7 @@ def prepare_case(case: LabelledCase, source: int, cache: Path) -> dict[str, Any]
     grids = Grids.from_shape((slices, rows, columns), spacing, PAPER)  # whose fine pixels are variety here
     arrays = on_grid(hu, labels, grids.working.shape)
     about: dict[str, Any] = {"source": source, "made_of": case.made_of, "origin": origin}
+    about["interpolated"] = resliced(case.interpolated(), slices, grids.working.shape[0])
     scan = scan_of(case.name, case.patient, *arrays, grids.working.spacing, **about)
     partial = cache / f".partial-{case.name}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -196,6 +199,12 @@ def on_grid(hu: np.ndarray, labels: np.ndarray, shape: Shape) -> tuple[np.ndarra
         torch.from_numpy(np.ascontiguousarray(labels))[None, None], size=shape, mode="nearest-exact"
     )[0, 0]
     return Slices(hu, shape, WIDE, CPU).slab().round().to(torch.int16).numpy(), resampled.numpy()
+
+
+def resliced(native: Sequence[int], depth: int, slices: int) -> tuple[int, ...]:
+    """Those of ``slices`` slices that cover a volume whose labels come from one of its ``depth`` slices ``native``."""
+    nearest = (np.arange(slices) + 0.5) * depth // slices
+    return tuple(np.flatnonzero(np.isin(nearest, native)).tolist())
 
 
 def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None) -> tuple[list[str], list[str]]:
@@ -257,7 +266,8 @@ def load(cache: Path, role: str) -> list[Scan]:
     for entry in index["scans"]:
         hu, labels = (np.load(cache / entry["name"] / f"{n}{suffix}.npy", mmap_mode="r") for n in ("hu", "labels"))
         z, y, x = entry["spacing"]
-        scans.append(Scan(**entry | {"hu": hu, "labels": labels, "spacing": (z, y * coarser, x * coarser)}))
+        own = {"hu": hu, "labels": labels, "spacing": (z, y * coarser, x * coarser)}
+        scans.append(Scan(**entry | own | {"interpolated": tuple(entry.get("interpolated", ()))}))
     return scans
 
 

@@ -44,9 +44,11 @@ class LabelledCase:
         name: unique among all cases.
         patient: who it is; patients, not cases, are split into training and validation.
         made_of: patients whose scans or labels a simulated case was made of.
-        files: what it is read from, the CT first.
+        files: what it is read from, the CT and its labels first.
         read: gives int16 HU and uint8 labels in {0, 1, 2}, both canonical (z, y, x), and the spacing in mm; raises
             ``InputError`` where they do not fit each other.
+        interpolated: gives the slices, canonical z, that were made from their neighbours: they are context for these,
+            but nothing is learned from them, nor scored on them.
     """
 
     name: str
@@ -54,12 +56,15 @@ class LabelledCase:
     files: tuple[Path, ...]
     read: Callable[[], Loaded]
     made_of: tuple[str, ...] = ()
+    interpolated: Callable[[], tuple[int, ...]] = tuple
 
 
 def kits_cases(source: Source) -> Iterator[LabelledCase]:
     """KiTS19's layout: ``case_NNNNN`` with ``imaging.nii.gz`` and ``segmentation.nii.gz``.
 
-    KiTS19's repository holds the label maps alone; what of its CT is not downloaded yet is told, the rest is used.
+    ``info.json`` beside them may list ``interpolated`` slices, counted like ``first_slice``, the number of the file's
+    first one. KiTS19's repository holds the label maps alone; what of its CT is not downloaded yet is told, the rest is
+    used.
     """
     absent = []
     for folder in sorted(source.path.glob("case_*")):
@@ -70,12 +75,39 @@ def kits_cases(source: Source) -> Iterator[LabelledCase]:
             name = f"{source.name}-{folder.name.removeprefix('case_')}"
             about = folder / "simulation.json"  # from `python -m train simulate`
             made_of = json.loads(about.read_text(encoding="utf-8"))["patients"] if about.exists() else ()
-            yield LabelledCase(name, name, (ct, label), partial(read_pair, ct, label), tuple(made_of))
+            info = folder / "info.json"
+            files = (ct, label, info) if info.exists() else (ct, label)
+            read, made = partial(read_pair, ct, label), partial(interpolated_slices, ct, info)
+            yield LabelledCase(name, name, files, read, tuple(made_of), made)
     if absent:
         log.warning(
             "%s: %d cases have no imaging.nii.gz and are left out (download them, in KiTS19's folder by "
             "`python -m starter_code.get_imaging`): %s.", source.path, len(absent), ", ".join(absent)
         )  # fmt: skip
+
+
+def interpolated_slices(ct: Path, info: Path) -> tuple[int, ...]:
+    """The canonical slices (z) of a volume that its ``info.json``, if it has one, calls interpolated.
+
+    Raises:
+        InputError: the volume or the listing cannot be read, or they do not fit each other.
+    """
+    if not info.exists():
+        return ()
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(ct))
+    try:
+        about = json.loads(info.read_text(encoding="utf-8"))
+        listed = [int(number) - int(about["first_slice"]) for number in about["interpolated"]]
+        reader.ReadImageInformation()
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{info} does not tell which slices of {ct.name} are interpolated: {error}.") from error
+    grid = Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    order, flips = grid.canonical_axes()
+    slices = grid.size_xyz[2 - order[0]]
+    if any(not 0 <= number < slices for number in listed):
+        raise InputError(f"{info} lists slices that {ct.name} with its {slices} slices does not hold.")
+    return tuple(sorted(slices - 1 - number if flips[0].step == -1 else number for number in listed))
 
 
 def volume_cases(source: Source) -> Iterator[LabelledCase]:

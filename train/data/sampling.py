@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 
 from kits.geometry import USUAL_PLACES
@@ -30,12 +31,14 @@ class Site:
         scan, slice: numbers of it.
         centre: (row, column), px.
         region: group of the region that stage 2 sees there; None where whole slices are looked at.
+        weight: how often it is drawn, relative to others of its group and source.
     """
 
     scan: int
     slice: int
     centre: tuple[float, float]
     region: str | None = None
+    weight: float = 1.0
 
 
 Sites = dict[tuple[str, int], list[Site]]
@@ -43,39 +46,68 @@ Sites = dict[tuple[str, int], list[Site]]
 
 
 def find_sites(
-    scans: Sequence[Scan], role: str, located: Mapping[str, Sequence[Box]] | None = None, thin: int = 1
+    scans: Sequence[Scan],
+    role: str,
+    located: Mapping[str, Sequence[Box]] | None = None,
+    thin: int = 1,
+    by_tumour: float = 0.0,
 ) -> Sites:
     """All places to learn from.
 
     Stage 1 looks at the middle of every slice; stage 2 at the box of each kidney, within the kidney's z range and
-    a margin, and, in scans without kidneys, at the places where kidneys usually are.
+    a margin, and, in scans without kidneys, at the places where kidneys usually are. Interpolated slices are no places.
 
     Args:
         scans: as the stage sees them.
         role: ``locate`` or ``segment``.
         located: boxes that stage 1 found, by scan name, to cut stage 2's regions from instead of the true kidneys'.
         thin: how many times a place with less than ``THIN_MM2`` of kidney and tumour counts.
+        by_tumour: how far a place's weight falls with the number of slices that show its tumour, see ``weights_of``.
     """
     found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
         slices, rows, columns = scan.hu.shape
+        usable = [z for z in range(slices) if z not in scan.interpolated]
         if role == "locate":
-            for z, group in enumerate(scan.groups):
+            weights = weights_of(scan.labels, by_tumour)
+            for z in usable:
                 times = thin if is_thin(scan.labels[z], scan.spacing) else 1
-                found[group, scan.source] += [Site(number, z, (rows / 2, columns / 2))] * times
+                site = Site(number, z, (rows / 2, columns / 2), weight=weights[z])
+                found[scan.groups[z], scan.source] += [site] * times
             continue
         boxes = scan.kidneys if located is None else located.get(scan.name, ())
         for low, high in boxes:
             centre = ((low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
-            for z in range(max(0, low[0] - Z_MARGIN), min(slices, high[0] + Z_MARGIN)):
-                # What the other kidney holds does not make this region one with kidney or tumour.
-                inside = scan.labels[z, low[1] : high[1], low[2] : high[2]]
-                group, times = group_of(inside), thin if is_thin(inside, scan.spacing) else 1
-                found[group, scan.source] += [Site(number, z, centre, group)] * times
+            # What the other kidney holds does not make this region one with kidney or tumour.
+            region = scan.labels[:, low[1] : high[1], low[2] : high[2]]
+            weights = weights_of(region, by_tumour)
+            for z in usable:
+                if low[0] - Z_MARGIN <= z < high[0] + Z_MARGIN:
+                    group, times = group_of(region[z]), thin if is_thin(region[z], scan.spacing) else 1
+                    found[group, scan.source] += [Site(number, z, centre, group, weights[z])] * times
         if not boxes:
             middles = [(rows * y, columns * x) for y, x in USUAL_PLACES]
             found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
     return found
+
+
+def weights_of(labels: np.ndarray, by_tumour: float) -> list[float]:
+    """How often each slice of a scan is to be drawn, relative to others of its group.
+
+    At 0 each slice counts as much as any other, so a tumour of 40 slices comes forty times as often as one of a single
+    slice. At 1 each tumour counts as much as any other: where several are in view, the shortest one decides.
+
+    Args:
+        labels: (z, y, x), 2 is tumour.
+        by_tumour: from 0 to 1.
+    """
+    weights = np.zeros(len(labels))
+    if by_tumour and (labels == 2).any():
+        numbered = cc3d.connected_components(np.ascontiguousarray(labels == 2))
+        for z, _, _ in cc3d.statistics(numbered)["bounding_boxes"][1:]:
+            weights[z] = np.maximum(weights[z], (z.stop - z.start) ** -by_tumour)
+    weights[weights == 0] = 1.0
+    return weights.tolist()
 
 
 def is_thin(labels: np.ndarray, spacing: tuple[float, float, float]) -> bool:
@@ -101,4 +133,7 @@ def draw(sites: Sites, group: str, source_shares: Sequence[float], rng: np.rando
     counts = [len(sites.get((group, number), ())) for number in range(len(source_shares))]
     weights = np.array([share * min(1.0, n / FEW) for share, n in zip(source_shares, counts, strict=True)])
     chosen = sites[group, int(rng.choice(len(weights), p=weights / weights.sum()))]
-    return chosen[rng.integers(len(chosen))]
+    marks = np.cumsum([site.weight for site in chosen])
+    if marks[-1] == len(chosen) * chosen[0].weight:  # all alike
+        return chosen[rng.integers(len(chosen))]
+    return chosen[int(np.searchsorted(marks[:-1], rng.random() * marks[-1], side="right"))]

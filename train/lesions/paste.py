@@ -7,6 +7,8 @@ the contrast phase of its new kidney, and leaves enough of it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import cc3d
@@ -34,10 +36,13 @@ def paste_tumour(
     donor_labels: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A lone slice with a tumour of another one in its kidney.
+    """A lone slice, or neighbouring ones, with a tumour of another lone slice in the kidney.
+
+    Through neighbouring slices the tumour goes on as a ball would: its section is as large as the donor's where the
+    ball is thickest, somewhere near the middle slice, and the same, turned and scaled, in each.
 
     Args:
-        hu: (1, rows, columns); not changed.
+        hu: (slices, rows, columns), an odd number of slices; not changed.
         labels: uint8, as ``hu``: 1 kidney, 2 tumour; not changed.
         spacing: mm (z, y, x).
         donor_hu, donor_labels: a slice with a tumour, (1, rows, columns) of any size.
@@ -45,38 +50,114 @@ def paste_tumour(
     Returns:
         New ``hu`` (same dtype) and ``labels``: copies, where there is no kidney, no tumour, or no room for it.
     """
-    kidney = np.argwhere(labels == 1)
+    middle = len(hu) // 2
+    alone = slice(middle, middle + 1)
+    kidney = np.argwhere(labels[alone] == 1)
     tumour = tumour_of(donor_hu, donor_labels, rng)
     new_hu, new_labels = hu.copy(), labels.copy()
     if tumour is None or not len(kidney):
         return new_hu, new_labels
-    calm = ndimage.gaussian_filter(hu[0].astype(np.float32), 1)
-    barred = (is_hard(calm) | is_organ(calm)) & (labels[0] == 0)
+    barred = barred_to_tumours(hu[middle], labels[middle])
     for _ in range(TRIES):
-        values, cover = turned(*tumour, float(np.exp(rng.uniform(*np.log(SCALE)))), rng)
-        radius_mm = math.sqrt(max(float(cover.sum()), 1.0) / math.pi * spacing[1] * spacing[2])
-        _, row, column = np.rint(choose_centre(hu, labels, kidney, spacing, radius_mm, rng)).astype(int)
+        section = cache(partial(turned, *tumour, draw_pose(rng)))  # of its radius' share: HU and cover
+        radius_mm = math.sqrt(max(float(section(1.0)[1].sum()), 1.0) / math.pi * spacing[1] * spacing[2])
+        height, *place = choose_centre(hu[alone], labels[alone], kidney, spacing, radius_mm, rng)
+        row, column = map(round, place)
+        shares = sections(len(hu), height * spacing[0], spacing[0], radius_mm)
+        cover = section(shares[middle])[1]
         there, here = overlap(hu.shape[1:], cover.shape, row, column)
-        weight = cover[here]
-        inside = weight > 0.5
-        left = np.count_nonzero(labels[0] == 1) - np.count_nonzero(labels[0][there][inside] == 1)
+        inside = cover[here] > 0.5
+        left = len(kidney) - np.count_nonzero(labels[middle][there][inside] == 1)
         if (
             np.count_nonzero(inside) < SMALLEST_TUMOUR
             or left < KEPT_KIDNEY * len(kidney)
             or barred[there][inside].mean() > MOST_INVADED
         ):
             continue
-        follow = (kidney_level(hu, labels) / kidney_level(donor_hu, donor_labels)) ** rng.uniform(0, 1)
-        smooth = ndimage.gaussian_filter(values, NOISE_PX)
-        noise = values - smooth
-        noise *= min(noise_level(hu[0], labels[0] == 1) / max(spread(noise[cover > 0.5]), 1.0), MOST_NOISE)
-        middle = float(smooth[cover > 0.5].mean())
-        varied = middle * np.clip(follow, 0.4, 1.6) + ((smooth - middle) * rng.uniform(0.8, 1.2) + noise)[here]
-        blended = hu[0][there] + weight * (varied + rng.uniform(-10, 10) - hu[0][there])
-        new_hu[0][there] = np.rint(blended) if hu.dtype.kind == "i" else blended
-        new_labels[0][there][inside] = 2
+        levels = kidney_level(hu[alone], labels[alone]), kidney_level(donor_hu, donor_labels)
+        look = draw_look(*levels, noise_level(hu[middle], labels[middle] == 1), rng)
+        for z, share in enumerate(shares):
+            values, cover = section(share)
+            there, here = overlap(hu.shape[1:], cover.shape, row, column)
+            inside = cover[here] > 0.5
+            if inside.any():
+                shown = varied(values, cover, look, rng if len(hu) > 1 else None)[here]
+                blended = hu[z][there] + cover[here] * (shown - hu[z][there])
+                new_hu[z][there] = np.rint(blended) if hu.dtype.kind == "i" else blended
+                new_labels[z][there][inside] = 2
         return new_hu, new_labels
     return new_hu, new_labels
+
+
+def barred_to_tumours(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Where in a slice (rows, columns) no kidney's tumour grows: in bone, and in other organs."""
+    calm = ndimage.gaussian_filter(hu.astype(np.float32), 1)
+    return (is_hard(calm) | is_organ(calm)) & (labels == 0)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a pasted tumour lies: scale, angle (radians), ``flip`` -1 if mirrored, and its border's softness (px)."""
+
+    scale: float
+    angle: float
+    flip: float
+    softness: float
+
+
+def draw_pose(rng: np.random.Generator) -> Pose:
+    """A tumour turned by any angle, perhaps mirrored, scaled; its border softened by about a pixel."""
+    scale = float(np.exp(rng.uniform(*np.log(SCALE))))
+    return Pose(scale, rng.uniform(0, 2 * math.pi), -1.0 if rng.random() < 0.5 else 1.0, rng.uniform(0.5, 1.0))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a pasted tumour measures.
+
+    Args:
+        level: times its own mean HU.
+        contrast: times as far from the mean its parts lie.
+        shift: HU more.
+        noise: spread that it is to have, HU.
+    """
+
+    level: float
+    contrast: float
+    shift: float
+    noise: float
+
+
+def draw_look(kidney: float, donor_kidney: float, noise: float, rng: np.random.Generator) -> Look:
+    """A tumour that follows its new kidney's contrast phase more or less, from HU of both kidneys and the new noise."""
+    level = np.clip((kidney / donor_kidney) ** rng.uniform(0, 1), 0.4, 1.6)
+    return Look(level, rng.uniform(0.8, 1.2), rng.uniform(-10, 10), noise)
+
+
+def varied(values: np.ndarray, cover: np.ndarray, look: Look, rng: np.random.Generator | None) -> np.ndarray:
+    """A section's HU by a look; neighbouring sections, which do not share their noise, have it moved by ``rng``."""
+    smooth = ndimage.gaussian_filter(values, NOISE_PX)
+    noise = values - smooth
+    noise *= min(look.noise / max(spread(noise[cover > 0.5]), 1.0), MOST_NOISE)
+    if rng is not None:
+        noise = np.roll(noise, tuple(rng.integers(0, noise.shape)), (0, 1))
+    mean = float(smooth[cover > 0.5].mean())
+    return mean * look.level + ((smooth - mean) * look.contrast + noise) + look.shift
+
+
+def sections(slices: int, height_mm: float, slice_mm: float, radius_mm: float) -> list[float]:
+    """Radius of a ball's section in each slice, as a share of the ball's; at least 0.05, in which no pixel remains.
+
+    Args:
+        slices: how many there are; a lone one shows the donor's section as it is.
+        height_mm: of the ball's middle above the middle slice.
+        slice_mm: from one slice to the next.
+        radius_mm: of the ball.
+    """
+    if slices == 1:
+        return [1.0]
+    heights = (np.arange(slices) - slices // 2) * slice_mm - height_mm
+    return np.sqrt(np.clip(1 - (heights / max(radius_mm, 1.0)) ** 2, 0.05**2, 1)).tolist()
 
 
 def tumour_of(hu: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
@@ -95,18 +176,15 @@ def tumour_of(hu: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> t
     return np.pad(hu[0], 2)[box].astype(np.float32)[tuple(nearest)], mask.astype(np.float32)
 
 
-def turned(
-    values: np.ndarray, mask: np.ndarray, scale: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A tumour turned by any angle, perhaps mirrored, scaled; its border softened by about a pixel."""
-    angle = rng.uniform(0, 2 * math.pi)
-    flip = -1.0 if rng.random() < 0.5 else 1.0
+def turned(values: np.ndarray, mask: np.ndarray, pose: Pose, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """A tumour's HU and cover, from 0 to 1, in a pose, with a share of its radius: square arrays of one size."""
+    angle, flip, scale = pose.angle, pose.flip, pose.scale * share
     inverse = np.array([[math.cos(angle), -math.sin(angle) * flip], [math.sin(angle), math.cos(angle) * flip]]) / scale
     side = math.ceil(math.hypot(*mask.shape) * scale) + 6
     offset = (np.array(mask.shape) - 1) / 2 - inverse @ np.full(2, (side - 1) / 2)
     image = ndimage.affine_transform(values, inverse, offset, (side, side), order=1, mode="nearest")
     cover = ndimage.affine_transform(mask, inverse, offset, (side, side), order=1)
-    return image, ndimage.gaussian_filter(cover, rng.uniform(0.5, 1.0))
+    return image, ndimage.gaussian_filter(cover, pose.softness)
 
 
 def overlap(

@@ -10,9 +10,10 @@ from test.helpers.threshold import dice, phantom
 from test.train.made import BEST, CPU, NORM, SMALL, SPACING, made_scans
 from train.config import Augmentation
 from train.data import augment
-from train.data.augment import LOST_FAT_HU, Augmenter, cropped, placements, vary_intensity, warp_graph
+from train.data.augment import LOST_FAT_HU, Augmenter, cropped, placements, take, vary_intensity, warp_graph
 from train.data.cache import Scan, scan_of
 from train.data.sampling import Site, find_sites
+from train.data.variations import vary_content
 from train.presets import PRESETS
 
 BEST_SMALL = replace(BEST, patch=64)
@@ -116,6 +117,40 @@ def test_tumours_are_pasted_from_other_lone_slices() -> None:
     for scans, pasted in (([host, donor], True), ([host], False)):
         _, drawn = augment(scans, [site] * 16, generators)
         assert ((drawn == 2).any(dim=(1, 2)).float().mean() > 0.3) == pasted
+
+
+@pytest.mark.parametrize("kind", ["pasted_among", "grown_among"])
+def test_tumours_go_on_through_a_volumes_neighbouring_slices(kind: str) -> None:
+    hu, labels = phantom(shape=(9, 96, 128), radius_mm=(20.0, 20.0, 20.0))
+    host = scan_of("v", "x", np.where(labels == 2, 140, hu).astype(np.int16), np.minimum(labels, 1), SPACING)
+    donor = scan_of("other", "y", hu[4:5], labels[4:5], SPACING)
+    site = Site(0, 4, find_sites([host], "segment")["K", 0][0].centre)
+    changed = []
+    for n in range(30):
+        slices, drawn = take(host, site, False, [donor], Augmentation(**{kind: 1.0}), np.random.default_rng(n))
+        assert len(slices) == 5
+        differs = [int((one != old).sum()) for one, old in zip(slices, host.hu[2:7], strict=True)]
+        if (drawn == 2).any():
+            changed.append(differs)
+            assert differs[2] > 0
+    assert len(changed) > 5
+    assert np.mean([differs[1] > 0 or differs[3] > 0 for differs in changed]) > 0.7
+    assert len({tuple(differs) for differs in changed}) > 3
+    assert (host.labels < 2).all(), "the scan itself stays as it is"
+    slices, drawn = take(host, site, False, [donor], Augmentation(), np.random.default_rng(0))
+    assert (drawn < 2).all()
+
+
+@pytest.mark.parametrize("how", [BEST.augmentation, PRESETS["paper"]["res-net"].augmentation], ids=["best", "paper"])
+def test_what_never_happens_draws_nothing(how: Augmentation) -> None:
+    hu, labels = phantom(shape=(9, 96, 128), radius_mm=(20.0, 20.0, 20.0))
+    scan, rng = scan_of("v", "x", hu, labels, SPACING), np.random.default_rng(0)
+    how = replace(how, reverse=0.0)
+    before = np.random.default_rng(0)
+    before.random()  # for the slices' order
+    take(scan, Site(0, 4, (48.0, 64.0)), False, [], how, rng)
+    vary_content(torch.zeros(5, 8, 8), torch.zeros(8, 8), how, rng)
+    assert rng.bit_generator.state == before.bit_generator.state
 
 
 def test_a_volumes_slice_is_taken_alone_at_times() -> None:

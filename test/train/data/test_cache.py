@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import SimpleITK as sitk
 from PIL import Image
 
 from kits.errors import InputError
-from test.helpers.threshold import dice, oriented, phantom
-from test.train.made import kits_folder
+from kits.runtime.engine import Engine
+from test.helpers.threshold import NORM as THRESHOLD_NORM
+from test.helpers.threshold import Threshold, dice, oriented, phantom
+from test.train.made import SPACING, kits_folder
 from train.config import Data, Source
 from train.data import cache
 from train.data.cache import load, prepare, split
 from train.data.cases import find_labelled
+from train.data.sampling import find_sites
+from train.validation import validate
 
 
 def test_lone_slices_come_in_hu_with_cysts_as_kidney(tmp_path: Path) -> None:
@@ -57,6 +62,42 @@ def test_volumes_come_canonical_and_at_3_mm_whatever_their_storage(tmp_path: Pat
     assert halved.hu.shape == halved.labels.shape == (20, 32, 40)
     assert halved.spacing == pytest.approx((3.0, 1.6, 1.8))
     assert halved.kidneys == plain.kidneys
+
+
+def test_interpolated_slices_are_context_for_others_and_neither_learned_from_nor_judged(tmp_path: Path) -> None:
+    folder = kits_folder(tmp_path / "kits", 2)
+    hu, labels = phantom(shape=(12, 96, 128), spacing=SPACING, radius_mm=(12.0, 16.0, 16.0))
+    case = folder / "case_00001"
+    for name, array in (("imaging", hu), ("segmentation", labels)):  # as KiTS stores: slices along x, from the top down
+        sitk.WriteImage(oriented(array, SPACING, (2, 1, 0), (1, 1, -1)), str(case / f"{name}.nii.gz"))
+    prepare(Data((Source("kits", folder),), valid=("kits-00000",)), tmp_path / "cache")
+    (case / "info.json").write_text(json.dumps({"first_slice": 40, "interpolated": [40, 46, 47]}))
+    prepare(Data((Source("kits", folder),), valid=("kits-00000",)), tmp_path / "cache")
+    plain, scan = load(tmp_path / "cache", "segment")
+    assert (plain.interpolated, scan.interpolated) == ((), (4, 5, 11))
+    for role in ("locate", "segment"):
+        drawn = {site.slice for sites in find_sites([scan], role).values() for site in sites}
+        assert drawn == set(range(12)) - {4, 5, 11}
+    wrong = np.array(scan.labels)
+    wrong[4:6] = 0
+    network, engine = Threshold().eval(), Engine("cpu", "torch")
+    kidneys = []
+    for truth, made in ((scan.labels, scan.interpolated), (wrong, scan.interpolated), (wrong, ())):
+        told = replace(scan, labels=truth, interpolated=made)
+        kidneys.append(validate(network, [told], "segment", THRESHOLD_NORM, engine)["kidney"])
+    assert kidneys[0] == kidneys[1] > kidneys[2]
+    (case / "info.json").write_text(json.dumps({"first_slice": 40, "interpolated": [52]}))
+    with pytest.raises(InputError, match="does not hold"):
+        find_labelled(Source("kits", folder))[1].interpolated()
+
+
+@pytest.mark.parametrize(("native", "depth", "slices", "expected"), [
+    ((1, 2), 4, 4, (1, 2)), ((2,), 6, 3, ()), ((3,), 6, 3, (1,)), ((1,), 2, 4, (2, 3)),
+])  # fmt: skip
+def test_a_resliced_slice_is_interpolated_if_its_nearest_one_is(
+    native: tuple[int, ...], depth: int, slices: int, expected: tuple[int, ...]
+) -> None:
+    assert cache.resliced(native, depth, slices) == expected
 
 
 def test_a_second_preparation_does_nothing_and_a_changed_case_is_done_again(

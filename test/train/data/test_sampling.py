@@ -10,7 +10,7 @@ from test.helpers.threshold import phantom
 from test.train.made import SMALL, SPACING, made_scans
 from train.config import GROUPS
 from train.data.cache import scan_of
-from train.data.sampling import draw_batch, find_sites
+from train.data.sampling import draw, draw_batch, find_sites, weights_of
 from train.presets import PRESETS
 
 
@@ -59,6 +59,32 @@ def test_the_papers_batches_are_balanced(preset: str, expected: tuple[int, ...])
         assert all(abs(drawn[g] - n) <= 1 for g, n in zip(GROUPS, expected, strict=True))
         totals += drawn
     assert totals["KT"] / 1920 == pytest.approx(config.shares[2], abs=0.01)
+
+
+def test_each_tumour_is_drawn_as_often_however_few_slices_show_it() -> None:
+    labels = np.zeros((40, 60, 60), np.uint8)
+    labels[:, 10:50, 10:50] = 1
+    labels[2:4, 20:30, 20:30] = 2  # two slices
+    labels[8:38, 20:30, 20:30] = 2  # thirty
+    scans = [scan_of("a", "a", np.zeros(labels.shape, np.int16), labels, SPACING)]
+    rng = np.random.default_rng(0)
+    small = {}
+    for by_tumour in (0.0, 0.5, 1.0):
+        sites = find_sites(scans, "segment", by_tumour=by_tumour)
+        drawn = [draw(sites, "KT", [1.0], rng).slice for _ in range(2000)]
+        small[by_tumour] = np.mean([z < 4 for z in drawn])
+        assert len({site.weight for site in sites["K", 0]}) == 1
+    assert small[0.0] == pytest.approx(2 / 32, abs=0.02)
+    assert small[0.5] == pytest.approx(1 / (1 + 15**0.5), abs=0.03)
+    assert small[1.0] == pytest.approx(0.5, abs=0.04)
+
+
+def test_the_shortest_tumour_in_view_decides_a_slices_weight() -> None:
+    labels = np.zeros((6, 40, 40), np.uint8)
+    labels[0:4, :10, :10] = 2
+    labels[3, 20:30, 20:30] = 2
+    assert weights_of(labels, 1.0) == [0.25, 0.25, 0.25, 1.0, 1.0, 1.0]
+    assert weights_of(labels, 0.0) == [1.0] * 6
 
 
 def test_sources_are_drawn_by_their_shares() -> None:
