@@ -258,7 +258,7 @@ def test_figure_4_has_the_truth_above_and_the_prediction_below(data, tmp_path, w
     evaluate([Fold(Path("weights"), ("case_00002",))], data, tmp_path / "out")
     picture = Image.open(tmp_path / "out" / "figure4.png")
     assert picture.mode == "RGB"
-    tumour = np.abs(np.asarray(picture, int) - COLOURS[TUMOUR]).max(axis=2) < 40
+    tumour = np.abs(np.asarray(picture, int) - COLOURS[2]).max(axis=2) < 40
     rows = np.flatnonzero(tumour[:, :494].any(axis=1))
     assert len(rows)
     assert rows[0] < picture.height / 2
