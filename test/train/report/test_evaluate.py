@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from kits import choices
+from kits.batch.colours import COLOURS
 from kits.cascade.cascade import Cascade
 from kits.errors import InputError
 from kits.io.cases import find_cases
@@ -257,7 +259,7 @@ def test_figure_4_has_the_truth_above_and_the_prediction_below(data, tmp_path, w
     evaluate([Fold(Path("weights"), ("case_00002",))], data, tmp_path / "out")
     picture = Image.open(tmp_path / "out" / "figure4.png")
     assert picture.mode == "RGB"
-    red = np.abs(np.asarray(picture, int) - (255, 64, 96)).max(axis=2) < 40
+    red = np.abs(np.asarray(picture, int) - COLOURS[choices.TUMOUR]).max(axis=2) < 40
     rows = np.flatnonzero(red[:, :494].any(axis=1))
     assert len(rows)
     assert rows[0] < picture.height / 2
