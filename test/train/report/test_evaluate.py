@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kits import choices
 from kits.batch.colours import COLOURS
 from kits.cascade.cascade import Cascade
 from kits.errors import InputError
@@ -258,12 +259,12 @@ def test_figure_4_has_the_truth_above_and_the_prediction_below(data, tmp_path, w
     evaluate([Fold(Path("weights"), ("case_00002",))], data, tmp_path / "out")
     picture = Image.open(tmp_path / "out" / "figure4.png")
     assert picture.mode == "RGB"
-    tumour = np.abs(np.asarray(picture, int) - COLOURS[2]).max(axis=2) < 40
-    rows = np.flatnonzero(tumour[:, :494].any(axis=1))
+    red = np.abs(np.asarray(picture, int) - COLOURS[choices.TUMOUR]).max(axis=2) < 40
+    rows = np.flatnonzero(red[:, :494].any(axis=1))
     assert len(rows)
     assert rows[0] < picture.height / 2
     middle = slice(picture.height // 2, picture.height - 120)  # above the legend
-    assert not tumour[middle].any()
+    assert not red[middle].any()
 
 
 def test_the_table_grows_case_by_case(data, tmp_path, weights, monkeypatch):
