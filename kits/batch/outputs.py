@@ -218,9 +218,9 @@ class Pages(Output):
         """
         super().__init__(value, folder)
         from kits.batch.meshes import needed
-        from kits.batch.viewer.fetch import library
+        from kits.batch.viewer.fetch import niivue
 
-        library()
+        niivue()
         for module in ("skimage.measure", "trimesh"):
             needed(module)
 

@@ -25,7 +25,6 @@ from kits.runtime.stacks import indices_on, stack_slices
 
 CLASSES = 3
 BATCH = {"cpu": 4, "cuda": 32}
-ENGINES = tuple(runner.value for runner in Runner)
 log = logging.getLogger(__name__)
 
 

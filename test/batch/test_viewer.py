@@ -42,7 +42,7 @@ def case(shape=(30, 90, 120), spacing=SPACING):
 @pytest.fixture
 def library(monkeypatch):
     """A stand-in for NiiVue, where a test draws nothing."""
-    monkeypatch.setattr("kits.batch.viewer.page.library", lambda: b"/* NiiVue */")
+    monkeypatch.setattr("kits.batch.viewer.page.niivue", lambda: b"/* NiiVue */")
 
 
 def page(folder, name="scan", volume=None, labels=None, **extra):
@@ -180,7 +180,7 @@ def test_without_the_library_there_is_a_sentence_with_the_remedy(monkeypatch, tm
         page(tmp_path / "html")
     (tmp_path / "b.js").write_bytes(b"cut short")
     with pytest.raises(OutputError, match=r"b\.js: is not NiiVue"):
-        fetch.library()
+        fetch.niivue()
 
 
 def test_a_download_that_is_not_the_promised_one_is_refused(monkeypatch, tmp_path):

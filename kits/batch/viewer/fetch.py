@@ -36,7 +36,7 @@ def places() -> tuple[Path, Path]:
     return Path(__file__).parent / "web" / NAME, Path(cache) / "kits-cascade" / f"niivue-{VERSION}.umd.js"
 
 
-def library() -> bytes:
+def niivue() -> bytes:
     """NiiVue's script.
 
     Raises:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from kits.batch.colours import COLOURS, NAMES
-from kits.batch.viewer.fetch import NAME, library
+from kits.batch.viewer.fetch import NAME, niivue
 from kits.batch.viewer.findings import findings_of
 from kits.batch.viewer.picture import LOWEST_HU, STEP_HU, Shown, nifti_bytes, show, start_mm, thumbnail
 from kits.batch.viewer.surfaces import surfaces
@@ -111,7 +111,7 @@ def prepare(folder: Path) -> None:
     Raises:
         OutputError: NiiVue was not fetched yet, or the folder cannot be written to.
     """
-    files = {NAME: library()} | {asset: (WEB / asset).read_bytes() for asset in ASSETS}
+    files = {NAME: niivue()} | {asset: (WEB / asset).read_bytes() for asset in ASSETS}
     for name, content in files.items():
         path = folder / "assets" / name
         if not (path.is_file() and path.read_bytes() == content):
