@@ -88,7 +88,7 @@ def without_tumour(labels: np.ndarray, mm: float) -> np.ndarray | None:
     """A slice's labels, uint8 (rows, columns), if nothing in it is tumour; None if they are not to be trusted."""
     tumour = labels == TUMOUR
     reach = np.pad(labels == KIDNEY, 2 * HILUM_PX)
-    hollow = ndimage.binary_closing(reach, np.ones((3, 3)), HILUM_PX)[(slice(2 * HILUM_PX, -2 * HILUM_PX),) * 2]
+    hollow = ndimage.binary_closing(reach, np.ones((3, 3), bool), HILUM_PX)[(slice(2 * HILUM_PX, -2 * HILUM_PX),) * 2]
     if np.count_nonzero(tumour & ~hollow) * mm * mm > MUCH_TUMOUR_MM2:
         return None
     kidney = ((labels == KIDNEY) | (tumour & hollow)).astype(np.uint8)
