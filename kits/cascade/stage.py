@@ -88,4 +88,5 @@ class Stage:
         self, slices_ZYX: torch.Tensor, centres: Sequence[int], windows: Iterable[Corner], step: float = 1.0
     ) -> torch.Tensor:
         """Mean probabilities of the networks, float32 (len(centres), 3, y, x); see ``Engine.predict``."""
-        return self.engine.predict(self.networks, slices_ZYX, centres, windows, step)
+        with self.engine.turn:  # what networks return is overwritten at their next call
+            return self.engine.predict(self.networks, slices_ZYX, centres, windows, step)
