@@ -235,7 +235,8 @@ class Trainer:
         """Score whole validation cases; write the weights if they are to be kept. The first process does it."""
         scores: dict[str, float] = {"score": 0.0}
         if workers.rank() == 0:
-            scores = validate(self.validated.eval(), self.valid, self.config.role, self.info.norm, self.engine)
+            with self.engine.autocast():
+                scores = validate(self.validated.eval(), self.valid, self.config.role, self.info.norm, self.engine)
         score = workers.from_first(scores["score"], self.engine.device)
         better = score > self.progress.best
         if better:
