@@ -6,12 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kits.batch.outputs import EXTRAS, Output
 from kits.batch.shards import Shard
-from kits.choices import Mode, Precision, Runner
+from kits.choices import Labels, Mode, Precision, Runner
 from kits.errors import KitsError, switched_on
 from kits.io.forms import SOCKET
 from kits.plan import Plan
@@ -27,7 +27,8 @@ MOUNTED_WEIGHTS = Path("/opt/ml/model")
 
 DESCRIPTION = """Finds kidneys and kidney tumours in CT volumes: a folder of volumes in, one label map a case out.
 
-Label maps are uint8 (0 background, 1 kidney, 2 tumour) on each scan's own grid. Exit status: 0 all cases done, 1 some
+Label maps are uint8 (0 background, 1 kidney, 2 tumour; with --labels kits23 also 3 cyst) on
+each scan's own grid. Exit status: 0 all cases done, 1 some
 failed or were not reached (the others are written), 2 nothing to do or a wrong call. Each option can come from the
 environment instead: --save-probabilities from KITS_SAVE_PROBABILITIES=1, and so on.
 """
@@ -42,7 +43,8 @@ class Options:
         output: folder for label maps.
         weights: folder with the weight files.
         device: ``auto``, ``cuda``, ``cuda:1`` or ``cpu``.
-        mode, engine, precision: how the cascade runs.
+        mode, engine, precision, mirror, fast: how the cascade runs.
+        labels: whose convention label maps follow; None: the plan's.
         plan: TOML file with fields of ``kits.plan.Plan`` that differ from the mode's.
         report: JSON manifest to write.
         zip: submission for KiTS19's leaderboard to pack; ``zip_incomplete``: though cases are missing.
@@ -66,6 +68,9 @@ class Options:
     mode: Mode
     engine: Runner
     precision: Precision
+    mirror: bool
+    fast: bool
+    labels: Labels | None
     plan: Path | None
     report: Path | None
     zip: Path | None
@@ -98,7 +103,14 @@ class Options:
             InputError: the plan's file cannot be used.
         """
         plan = Plan.of(self.mode)
-        return Runtime(self.device, self.engine, self.precision, Plan.from_toml(self.plan, plan) if self.plan else plan)
+        plan = Plan.from_toml(self.plan, plan) if self.plan else plan
+        plan = replace(
+            plan,
+            mirror=self.mirror or plan.mirror,
+            members=1 if self.fast else plan.members,
+            cysts_apart=self.labels == Labels.KITS23 if self.labels else plan.cysts_apart,
+        )
+        return Runtime(self.device, self.engine, self.precision, plan)
 
 
 def destination(option: str) -> str:
@@ -155,6 +167,9 @@ def parser(prog: str) -> Parser:
            words(Precision), Precision)  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
            words(Mode), Mode)  # fmt: skip
+    switch("--mirror", "average stage 2 with what it sees in mirrored slices: twice the time of its networks")
+    switch("--fast", "one network of stage 2 instead of all")
+    choice("--labels", None, "kits19: cysts are kidney (the default); kits23: they are 3", words(Labels), Labels)
     option("--plan", None, "TOML file with fields of the plan that differ from the mode's (kits/plan.py)", type=Path,
            metavar="FILE")  # fmt: skip
     for kind in EXTRAS:
@@ -176,7 +191,7 @@ def parser(prog: str) -> Parser:
     return result
 
 
-def words(choices: type[Mode | Runner | Precision]) -> list[str]:
+def words(choices: type[Mode | Runner | Precision | Labels]) -> list[str]:
     """What an option of a few words takes."""
     return [choice.value for choice in choices]
 

@@ -33,7 +33,7 @@ from kits.plan import HU_WINDOW, PAPER
 from ..config import Data
 from .cases import FAULTY, LabelledCase, find_labelled
 
-FORMAT = 1
+FORMAT = 2
 CPU = torch.device("cpu")
 WIDE = Normalisation(0.0, 1.0, (-1000.0, 1000.0))
 """Keeps HU as they are: training clips to the window only after it has varied the intensities."""
@@ -61,7 +61,7 @@ class Scan:
         moments: count, sum and sum of squares of the clipped voxels (HU).
         spacing: mm (z, y, x).
         hu: int16 HU, (z, y, x), memory-mapped.
-        labels: uint8, as ``hu``: 0 background, 1 kidney (cysts included, as in KiTS19), 2 tumour.
+        labels: uint8, as ``hu``: 0 background, 1 kidney, 2 tumour, 3 cyst.
         made_of: see ``LabelledCase``.
         origin: files that it was made of, with their sizes and times, to see whether they have changed.
         interpolated: slices that are context for their neighbours, and nothing to learn from, see ``LabelledCase``.
