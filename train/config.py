@@ -49,6 +49,7 @@ class Data:
         valid: patients to validate on; empty: as many as ``valid_count``, drawn by ``seed``.
         valid_count: validation patients to draw (section 3.1: 20 of 210).
         seed: of the draw, and of the folds.
+        parts: the patients that each fold validates on, beside ``valid``, in place of such as are drawn.
         folds: ``all`` trains networks for each of so many parts of the patients; 0 or 1 trains each network once.
         faulty: whether cases whose published labels are known to be wrong are used.
         trained_on: the data in a sentence, for the weight files.
@@ -59,6 +60,7 @@ class Data:
     valid: tuple[str, ...] = ()
     valid_count: int = 20
     seed: int = 0
+    parts: tuple[tuple[str, ...], ...] = ()
     folds: int = 0
     faulty: bool = True
     trained_on: str = "unstated"

@@ -223,6 +223,8 @@ def check_places(cases: Sequence[Case], options: Options) -> None:
     if options.zip:
         from kits.batch.submission import check_names
 
+        if options.runtime().plan.cysts_apart:
+            raise InputError("--zip is for KiTS19's leaderboard, to which cysts are kidney; leave --labels kits23 out.")
         check_names(cases)
         if is_stream(options.zip):
             raise OutputError(f"{options.zip}: is a device or a pipe, not a file; give a name for a file.")

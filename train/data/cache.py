@@ -215,15 +215,20 @@ def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None
     Args:
         index: of the cache.
         data: names validation patients, or says how many to draw (section 3.1: 20 of 210).
-        fold: (k, of how many) for cross-validation: every patient is in the validation part of one fold.
+        fold: (k, of how many) for cross-validation: every patient is in the validation part of one fold, or those whom
+            the data name are in theirs.
 
     Raises:
-        InputError: nobody would be left on one of the sides, or a named patient is not there.
+        InputError: nobody would be left on one of the sides, or there are not as many parts as folds.
     """
+    if fold and data.parts and len(data.parts) != fold[1]:
+        raise InputError(f"[data] names the patients of {len(data.parts)} parts, but there are {fold[1]} folds.")
     patients = {entry["patient"] for entry in index["scans"]}
     real = sorted({name for entry in index["scans"] for name in entry["made_of"] or (entry["patient"],)})
     shuffled = [real[i] for i in np.random.default_rng(data.seed).permutation(len(real))]
-    if fold:
+    if fold and data.parts:
+        valid = sorted(patients & {*data.valid, *data.parts[fold[0]]})
+    elif fold:
         valid = shuffled[fold[0] :: fold[1]]
     elif data.valid:
         valid = sorted(patients & set(data.valid))
