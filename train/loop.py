@@ -239,7 +239,8 @@ class Trainer:
         scores: dict[str, float] = {"score": 0.0}
         if workers.rank() == 0:
             how = self.config
-            scores = validate(self.validated.eval(), self.valid, how.role, self.info.norm, self.engine, how.classes)
+            with self.engine.autocast():
+                scores = validate(self.validated.eval(), self.valid, how.role, self.info.norm, self.engine, how.classes)
         score = workers.from_first(scores["score"], self.engine.device)
         better = score > self.progress.best
         if better:

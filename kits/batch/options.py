@@ -55,6 +55,7 @@ class Options:
         shard: of the cases, which are this run's.
         ray: address of a Ray cluster whose machines do the cases; empty: this process does them.
         worker_cores: of a machine, how many a worker of the cluster takes.
+        in_flight: cases that take turns at the networks; 0: three on a GPU, one on a CPU.
         gpus: so many processes do the cases, each on a GPU of this machine; 0: this process does them.
         given: the command line as it was.
         extras: what else is written of each case.
@@ -81,6 +82,7 @@ class Options:
     shard: Shard
     ray: str
     worker_cores: int
+    in_flight: int
     gpus: int
     given: tuple[str, ...]
     extras: tuple[Output, ...]
@@ -182,6 +184,8 @@ def parser(prog: str) -> Parser:
     option("--ray", "", "spread the cases over a Ray cluster: its address, or nothing for one of this machine alone",
            nargs="?", const="local", metavar="ADDRESS")  # fmt: skip
     option("--worker-cores", "2", "cores that each worker of the cluster takes", type=count, metavar="N")
+    option("--in-flight", "auto", "cases under way at once, where memory allows; auto: 3 on a GPU, 1 on a CPU",
+           type=in_flight, metavar="N")  # fmt: skip
     option("--gpus", "0", "a process on each of N GPUs of this machine", type=count, metavar="N")
     switch("--verbose", "show the traceback of what goes wrong")
     return result
@@ -203,6 +207,15 @@ def shard(text: str) -> Shard:
 def count(text: str) -> int:
     """A whole number of at least 0, for argparse."""
     if not (number := int(text)) >= 0:
+        raise ValueError(text)
+    return number
+
+
+def in_flight(text: str) -> int:
+    """How many cases are under way, for argparse; 0 is ``auto``."""
+    if text == "auto":
+        return 0
+    if not (number := int(text)) >= 1:
         raise ValueError(text)
     return number
 

@@ -31,7 +31,7 @@ from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
 from kits.plan import Plan
 from kits.runtime.arriving import arriving, check_finite, finite
-from kits.runtime.devices import explained
+from kits.runtime.devices import current, explained
 from kits.runtime.engine import engines_of_stages
 from kits.runtime.runtime import DEFAULT, Runtime
 from kits.runtime.weights import Member, load_members
@@ -197,7 +197,7 @@ class Cascade:
             KitsError: the networks gave what is no number, or a GPU's memory ran out.
             DeviceLost: a GPU refuses all further work of this process.
         """
-        with explained(self.device):
+        with current(self.device), explained(self.device):
             return self._predict(volume, keep_probabilities, progress)
 
     def _predict(self, volume: Volume, keep_probabilities: bool, progress: Progress) -> Prediction:

@@ -91,7 +91,8 @@ class Stage:
     ) -> torch.Tensor:
         """Mean probabilities of the networks, float32 (len(centres), classes, y, x); see ``Engine.predict``."""
         networks = [*self.networks, *map(mirrored, self.networks)] if self.mirror else self.networks
-        return self.engine.predict(networks, slices_ZYX, centres, windows, step)
+        with self.engine.turn:  # what networks return is overwritten at their next call
+            return self.engine.predict(networks, slices_ZYX, centres, windows, step)
 
 
 def mirrored(network: Network) -> Network:

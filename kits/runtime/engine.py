@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs networks where they run fastest.
+    """Runs networks where they run fastest, for one thread at a time: others wait for ``turn``.
 
     Args:
         device: a word for ``choose_device``, or a device that it gave.
@@ -49,6 +50,7 @@ class Engine:
         self.batch = BATCH.get(self.device.type, BATCH["cpu"])
         self.whole_batches = self.device.type != "cpu"
         self.engine = choose_engine(engine, self.device)
+        self.turn = threading.Lock()
 
     def __str__(self) -> str:
         return f"{self.device} in {self.precision_name}, by {self.engine}"
