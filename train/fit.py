@@ -20,6 +20,7 @@ from . import workers
 from .config import Config, Data
 from .data.cache import load, may_train, read_index, split
 from .loop import CHECKPOINT, Material, Trainer
+from .optimise import with_classes
 from .settings import to_toml
 from .validation import locate_kidneys
 
@@ -120,10 +121,13 @@ def average(
         InputError: they differ in architecture, role or normalisation.
     """
     one, other = load_member(first), load_member(second)
-    for what in ("architecture", "role", "norm", "classes"):
+    for what in ("architecture", "role", "norm"):
         if getattr(one.info, what) != getattr(other.info, what):
             raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
-    theirs = other.network.state_dict()
+    network = other.network
+    if other.info.classes < one.info.classes:
+        network = with_classes(network, other.info.architecture, one.info.classes)
+    theirs = network.state_dict()
     mean = {name: share * ours + (1 - share) * theirs[name] if ours.is_floating_point() else ours
             for name, ours in one.network.state_dict().items()}  # fmt: skip
     one.network.load_state_dict(mean)

@@ -105,16 +105,18 @@ def test_the_folds_recipe_begins_at_random_and_takes_14600_steps() -> None:
     assert sum(how.epochs * how.epoch_steps for how in schedules) == 14600
 
 
-def test_the_recipe_of_whole_volumes_changes_stage_2_alone() -> None:
-    recipe = recipe_of("best", read_settings(RECIPES / "volumes.toml"))
-    shipped = data_of(read_settings(RECIPES / "shipped.toml"))
-    assert {source.kind for source in recipe.data.sources} == {"slices", "volumes", "kits"}
-    assert (recipe.data.licence, recipe.simulated) == (shipped.licence, ())
+def test_the_ensembles_recipe_trains_a_network_of_four_classes_for_each_part() -> None:
+    recipe = recipe_of("best", read_settings(RECIPES / "ensemble.toml"))
+    data, shipped = recipe.data, data_of(read_settings(RECIPES / "shipped.toml"))
+    assert {source.kind for source in data.sources} == {"slices", "volumes", "kits"}
+    assert (data.licence, data.folds, len(data.parts)) == (shipped.licence, 3, 3)
+    parts = [patient for part in data.parts for patient in part]
+    assert len(parts) == len(set(parts)), "nobody is in two parts"
+    assert {*parts, *data.valid} >= set(shipped.valid), "whom the start never saw is scored"
     stays, goes_on = (recipe.phases[network][0] for network in ("wide-unet1", "wide-unet2"))
-    assert (stays.config.schedule.epochs, goes_on.config.schedule.epoch_steps) == (0, 500)
-    assert (goes_on.config.by_tumour, goes_on.config.augmentation.pasted_among) == (0.7, 0.3)
-    assert goes_on.config.augmentation.pasted == PRESETS["best"]["wide-unet2"].augmentation.pasted
-    assert (goes_on.start, goes_on.average_share) == (goes_on.average_with, 0.75)
+    assert (stays.config.schedule.epochs, goes_on.config.schedule.epoch_steps) == (0, 3000)
+    assert (goes_on.config.classes, goes_on.config.by_tumour) == (4, 0.7)
+    assert (goes_on.start, goes_on.average_share) == (goes_on.average_with, 0.5)
     assert [step.needs for step in steps_of(recipe.phases)] == [set(), set()]
 
 
