@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from kits.batch.place import Place, Temporary, scratch
 from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
 from kits.batch.watch import Stopped, Watch
 from kits.batch.work import Work, fail, look, predict, write
@@ -48,27 +50,29 @@ def run(
     stopped = ""
 
     def finish(work: Work) -> None:
-        with kept_apart(work, outputs):
+        with kept_apart(work):
             if work.report.error:  # it failed on its way here
                 return_memory()
             else:
-                write(work, outputs)
+                write(work)
+        work.place.release()
         reports.append(work.report)
         log.log(*summary(work.report, len(reports), len(cases)))
         manifest.write(reports)
         return_memory()
 
-    with logging_redirect_tqdm(), tqdm(total=len(cases), bar_format=BAR, disable=None) as bar:
+    places = places_of(cases, outputs)
+    with places as place, logging_redirect_tqdm(), tqdm(total=len(cases), bar_format=BAR, disable=None) as bar:
         writing: Future[None] | None = None
         with ThreadPoolExecutor(1) as writer:
-            for index, (work, coming) in enumerate(read_ahead(cases, outputs)):
+            for index, (work, coming) in enumerate(read_ahead(cases, place)):
                 bar.set_postfix_str(printable(work.case.name))
                 progress = progress_of(index, bar, watch)
                 try:
-                    with kept_apart(work, outputs):
+                    with kept_apart(work):
                         watch.check()
                         watch.wait(coming)
-                        predict(work, cascade, outputs, progress)
+                        predict(work, cascade, progress)
                         progress(1.0)
                 except (Stopped, DeviceLost) as stop:  # after either, no case would fare better
                     stopped = str(stop)
@@ -85,7 +89,7 @@ def run(
 
 
 @contextmanager
-def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
+def kept_apart(work: Work) -> Iterator[None]:
     """Turn what goes wrong inside into the case's own failure.
 
     Raises:
@@ -98,16 +102,32 @@ def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
     except Exception as error:
         log.debug("%s", work.case.name, exc_info=True)
         named = isinstance(error, KitsError) and not out_of_memory(error)
-        fail(work, sentence(error) if named else f"{printable(str(work.case.source))}: {sentence(error)}", outputs)
+        text = sentence(error) if named else f"{printable(work.case.place)}: {sentence(error)}"
+        if work.case.source.is_absolute():  # where a scan of a store lies for now means nothing to anybody
+            text = text.replace(printable(str(work.case.source)), printable(work.case.place))
+        fail(work, text)
 
 
-def read_ahead(cases: Sequence[Case], outputs: Outputs) -> Iterator[tuple[Work, Future[None]]]:
+@contextmanager
+def places_of(cases: Sequence[Case], outputs: Outputs) -> Iterator[Callable[[Case], Place]]:
+    """Gives each case a place: a temporary folder of its own, if its scan or its results lie on a store."""
+    if not outputs.store and not any(case.origin for case in cases):
+        yield lambda case: Place(outputs)
+        return
+    with scratch() as folder:
+        number = itertools.count()
+        yield lambda case: (
+            Temporary(outputs, folder / str(next(number))) if outputs.store or case.origin else Place(outputs)
+        )
+
+
+def read_ahead(cases: Sequence[Case], place: Callable[[Case], Place]) -> Iterator[tuple[Work, Future[None]]]:
     """Each case, and the end of its reading to wait for; one ahead."""
     with ThreadPoolExecutor(1) as thread, Reader(memory_limit) as reader:  # which ends first: no reading is waited for
 
         def start(case: Case) -> tuple[Work, Future[None]]:
-            work = Work.on(case)
-            return work, thread.submit(look, work, outputs, reader)
+            work = Work.on(case, place(case))
+            return work, thread.submit(look, work, reader)
 
         upcoming = start(cases[0])
         for case in cases[1:]:
