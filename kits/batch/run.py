@@ -102,10 +102,7 @@ def kept_apart(work: Work) -> Iterator[None]:
     except Exception as error:
         log.debug("%s", work.case.name, exc_info=True)
         named = isinstance(error, KitsError) and not out_of_memory(error)
-        text = sentence(error) if named else f"{printable(work.case.place)}: {sentence(error)}"
-        if work.case.source.is_absolute():  # where a scan of a store lies for now means nothing to anybody
-            text = text.replace(printable(str(work.case.source)), printable(work.case.place))
-        fail(work, text)
+        fail(work, sentence(error) if named else f"{work.case.place}: {sentence(error)}")
 
 
 @contextmanager

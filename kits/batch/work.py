@@ -68,6 +68,11 @@ class Work:
         """A case of which nothing is known yet."""
         return cls(case, place, CaseReport(case.name, case.place, case.output_name))
 
+    def told(self, text: str) -> str:
+        """A printable text in which a scan of a store goes by its URL: its place here for the while means nothing."""
+        text, here = printable(text), printable(str(self.case.source))
+        return text.replace(here, printable(self.case.place)) if self.case.source.is_absolute() else text
+
     @property
     def outputs(self) -> Outputs:
         """Where its results are written."""
@@ -226,7 +231,8 @@ def write_extra(extra: Output, work: Work) -> list[Path]:
 
 def miss(work: Work, text: str) -> None:
     """Note what is missing besides the label map."""
-    work.report.missing.append(printable(text))
+    text = work.told(text)
+    work.report.missing.append(text)
     log.warning("%s", text)
 
 
@@ -239,7 +245,7 @@ def fail(work: Work, error: str) -> None:
     if work.report.status == Status.DONE:  # but could not be sent
         report = work.report
         work.report = CaseReport(report.name, report.source, report.output, missing=report.missing)
-    work.report.status, work.report.error = Status.FAILED, error
+    work.report.status, work.report.error = Status.FAILED, work.told(error)
     try:
         if stale := work.place.set_aside(work.case):
             work.report.error += f" The label map of an earlier run is now {printable(stale)}."

@@ -20,17 +20,25 @@ import SimpleITK as sitk
 
 from kits.batch.command import main
 from kits.batch.record import FOLDER
+from kits.cascade.cascade import Cascade
 from kits.cohort.records import main as manifest
 from kits.io.stores import transfer
 from kits.io.stores.transfer import StoreError, fetch, send
 from kits.io.stores.url import Url
 from test.helpers.store import KEYS, Road, s3_server
-from test.helpers.threshold import phantom
+from test.helpers.threshold import phantom, threshold_cascade
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'kits-cascade[cohort]')")
 pytest.importorskip("moto", reason="moto is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--device", "cpu", "--engine", "torch", "--precision", "fp32", "--mode", "paper"]
+SMALL = """
+from kits.batch.command import main
+from kits.cascade.cascade import Cascade
+from test.helpers.threshold import threshold_cascade
+Cascade.load = lambda *_: threshold_cascade("paper")
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +58,28 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMES = {"a.nii.gz", "prediction_00007.nii.gz", "deep.nii.gz", "c.nii.gz"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_networks() -> Iterator[None]:
+    """Networks that take no time: here it is about files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cascade, "load", lambda *_: threshold_cascade("paper"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def here(scans: Path, threshold_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def segment(threshold_weights: Path) -> Callable[..., int]:
+    def run(source: str | Path, out: str | Path, *options: str) -> int:
+        return main(["--input", str(source), "--output", str(out), "--weights", str(threshold_weights),
+                     *OPTIONS, *options])  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def here(scans: Path, segment: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label maps of the same scans by a run without a store."""
     out = tmp_path_factory.mktemp("here")
-    assert main(["--input", str(scans), "--output", str(out), "--weights", str(threshold_weights), *OPTIONS]) == 1
+    assert segment(scans, out) == 1
     assert {path.name for path in out.glob("*.nii.gz")} == NAMES
     return out
 
@@ -80,15 +105,6 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch):
     system.mkdir("scans")
     yield system
     s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def segment(threshold_weights: Path) -> Callable[..., int]:
-    def run(source: str | Path, out: str | Path, *options: str) -> int:
-        return main(["--input", str(source), "--output", str(out), "--weights", str(threshold_weights),
-                     *OPTIONS, *options])  # fmt: skip
-
-    return run
 
 
 def array(path: Path) -> np.ndarray:
@@ -160,7 +176,8 @@ def test_dicom_slices_of_a_store_are_a_case_and_their_objects_go_there(s3, segme
     from test.helpers.scans import write_series
 
     hu, _ = phantom(shape=(12, 96, 128), radius_mm=(16.0, 13.0, 13.0))
-    write_series(tmp_path / "patient", hu)
+    uids = {"FrameOfReferenceUID": "1.2.3", "StudyInstanceUID": "1.2.4", "StudyID": "", "PatientBirthDate": ""}
+    write_series(tmp_path / "patient", hu, change=lambda _: uids)
     s3.put(f"{tmp_path}/patient/", "scans/in/patient/", recursive=True)
     assert segment("s3://scans/in", "s3://scans/out", "--dicom=seg") == 0
     assert s3.exists("scans/out/patient.nii.gz")
@@ -217,7 +234,7 @@ def test_a_process_killed_in_the_middle_of_an_upload_leaves_no_result(
     road = Road(server, b"PUT /scans/out/a.nii.gz ", holds=True)
     (tmp_path / "tmp").mkdir()
     run = subprocess.Popen(
-        [sys.executable, ROOT / "process.py", "--input=s3://scans/in", "--output=s3://scans/out",
+        [sys.executable, "-c", SMALL, "--input=s3://scans/in", "--output=s3://scans/out",
          "--weights", threshold_weights, *OPTIONS],
         cwd=ROOT, env=os.environ | {"AWS_ENDPOINT_URL": road.address, "TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.DEVNULL,
