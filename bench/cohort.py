@@ -30,7 +30,7 @@ from bench.common import ROOT, machine, save, table, write_scan
 
 SLICES, SLICE_MM, ROWS, FULL_ROWS = 6, 6.0, 64, 512
 SECONDS = 10.0
-WORKER = "ray::CaseWorker"
+WORKER = b"ray::CaseWorker"
 NOTE = """Memory is PSS. A worker's reading child is a process of its own, and not among the figures of memory. Two
 workers on two free cores would reach a ratio of 2 by the clock; on a busy machine that figure says little. The ratio of
 seconds of a core says what spreading costs: 1 is nothing.
@@ -81,13 +81,21 @@ def command(scans: Path, out: Path, *options: str) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def processes() -> Iterator[tuple[int, str]]:
-    """Number and name of every process."""
+def workers() -> Iterator[int]:
+    """The workers of the cluster that this process started; there may be others on the machine."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            yield int(path.name), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if (path / "cmdline").read_bytes().startswith(WORKER) and is_ours(int(path.name)):
+                yield int(path.name)
         except OSError:  # it has ended
             continue
+
+
+def is_ours(pid: int) -> bool:
+    """Whether a process is this one or descends from it."""
+    if pid in (0, os.getpid()):
+        return pid > 0
+    return is_ours(int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1]))
 
 
 def sample(pid: int) -> tuple[int, int, float] | None:
@@ -109,8 +117,7 @@ def watch(run: subprocess.Popen[Any], out: Path, seconds: float) -> list[Sample]
     while run.poll() is None:
         now = time.monotonic() - started
         done = len(list((out / ".kits-cascade").glob("*.json")))
-        workers = [pid for pid, name in processes() if name.startswith(WORKER)]
-        for who, pid in [("driver", run.pid), *(("worker", pid) for pid in workers)]:
+        for who, pid in [("driver", run.pid), *(("worker", pid) for pid in workers())]:
             if found := sample(pid):
                 samples.append(Sample(round(now, 1), who, pid, *found, done))
         if now > seconds and not told:

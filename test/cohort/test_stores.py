@@ -373,3 +373,20 @@ def test_keys_that_would_lead_out_of_the_folder_are_left_out(s3, scans, segment,
     s3.put_file(scans / "a.nii.gz", "scans/in/a.nii.gz")
     s3.pipe_file("scans/in/../../escaped.nii.gz", b"x")
     assert transfer.below(Url("s3://scans/in")).keys() == {PurePosixPath("a.nii.gz")}
+
+
+def test_workers_of_a_cluster_and_shards_read_and_write_the_store(
+    s3, scans, threshold_weights, segment, tmp_path
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    for name in ("a.nii.gz", "deep/b.mha"):
+        s3.put_file(scans / name, f"scans/in/{name}")
+    command = [sys.executable, ROOT / "process.py", "--input=s3://scans/in", "--output=s3://scans/out",
+               "--weights", threshold_weights, *OPTIONS, "--ray", "--worker-cores=2"]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+    found = {name: info["ETag"] for name, info in s3.find("scans/out", detail=True).items()}
+    assert {Path(name).name for name in found if name.endswith(".gz")} == {"a.nii.gz", "deep.nii.gz"}
+    for share in ("1/2", "2/2"):
+        assert segment("s3://scans/in", "s3://scans/out", f"--shard={share}", "--skip-existing") == 0
+    assert {name: info["ETag"] for name, info in s3.find("scans/out", detail=True).items()} == found
