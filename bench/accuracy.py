@@ -40,7 +40,7 @@ from kits.networks import Network
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member, load_members
 from train.config import Data, Source
-from train.data.cases import LabelledCase, find_labelled, labels_of
+from train.data.cases import LabelledCase, find_labelled, kits19_labels, labels_of
 from train.report.evaluate import label_maps
 from train.report.table import ENSEMBLE
 from train.settings import data_of, read_settings
@@ -171,7 +171,7 @@ def score_networks(
         volume = read_volume(Case(case.name, case.files[0], case.files[0].name))
         truth = labels_of(volume, case.files[1])
         scored = np.delete(np.arange(len(truth)), case.interpolated())
-    true = truth[scored]
+    true = kits19_labels(truth[scored])
     for cascade in map(memoised, cascades):
         mode = str(cascade.plan.mode)
         for name, labels, _ in label_maps(volume, cascade, [member.name for member in cascade.members]):

@@ -1,21 +1,21 @@
-"""How many cases a minute this machine's cores feed to a network that takes no time, as a fast GPU nearly does.
+"""How many cases a minute this machine's cores feed to networks that take them no time, as a GPU's do.
 
-    python -m bench.feeding [--slices 108] [--cases 12] [--processes 1 2] [--out bench/results]
+    python -m bench.feeding [--slices 108] [--cases 12] [--in-flight 1 3] [--waits 0 0.5] [--out bench/results]
 
 The networks compute once and then give the same answers again; so does preprocessing in a second run, as it runs on the
 GPU, too. What is left is the cores' work: to read, to find components, to write. Its seconds are those of the cores,
-which other programs on the machine do not lengthen; cases a minute by the clock are those of ``kits.batch.run``.
+which other programs on the machine do not lengthen. Cases a minute are those of ``kits.batch.run`` by the clock, where
+the networks let a case wait for so long, one case at a time, as for a GPU, while the cores are free for others.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +26,56 @@ from kits.batch.report import Outputs
 from kits.batch.run import run
 from kits.cascade.cascade import Cascade
 from kits.cascade.stage import PREPROCESSING
+from kits.choices import Status
 from kits.io.cases import Case, find_cases
 from kits.io.images import read_volume, write_image
 from kits.runtime.runtime import Runtime
 
 
 class Replayed:
-    """Computes until it is rewound, then gives the same answers in the same order, over and over."""
+    """Computes until it is rewound, then gives the same answers in the same order, over and over, to each thread."""
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         self.function = function
         self.answers: list[torch.Tensor] = []
-        self.calls = -1
+        self.rewound = False
+        self.wait = 0.0
+        self.thread = threading.local()
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
-        if self.calls < 0:
+        if not self.rewound:
             self.answers.append(self.function(*arguments).clone())
             return self.answers[-1]
-        self.calls += 1
-        return self.answers[(self.calls - 1) % len(self.answers)]
+        calls = getattr(self.thread, "calls", 0)
+        self.thread.calls = (calls + 1) % len(self.answers)
+        time.sleep(self.wait)
+        return self.answers[calls]
 
 
-def replaying(case: Case, preprocessing_too: bool) -> Cascade:
-    """A cascade that has seen a case, and from now on takes every case for it, without computing."""
+def replaying(case: Case, preprocessing_too: bool) -> tuple[Cascade, list[Replayed]]:
+    """A cascade that has seen a case, and from now on takes every case for it, without computing; and its networks."""
     replayed: list[Replayed] = []
+    networks: list[Replayed] = []
 
     def wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name == PREPROCESSING and not preprocessing_too:
             return function
         replayed.append(Replayed(function))
+        if name != PREPROCESSING:
+            networks.append(replayed[-1])
         return replayed[-1]
 
     cascade = Cascade.load(ROOT / "weights", Runtime.of("cpu")).wrapped(lambda stage: wrap)
     cascade.predict(read_volume(case))
     for one in replayed:
-        one.calls = 0
-    return cascade
+        one.rewound = True
+    return cascade, networks
 
 
 def cost(case: Case, preprocessing_too: bool, folder: Path, repeats: int) -> dict[str, float]:
     """Seconds of the cores that a case takes, by part: the least of a few."""
     torch.set_num_threads(1)  # two that wait for each other on a busy machine count as work
-    cascade = replaying(case, preprocessing_too)
+    cascade, _ = replaying(case, preprocessing_too)
     best: dict[str, float] = {}
     for _ in range(repeats):
         started = time.process_time()
@@ -81,31 +89,30 @@ def cost(case: Case, preprocessing_too: bool, folder: Path, repeats: int) -> dic
     return best
 
 
-def feed(cases: list[Case], out: Path, barrier: Barrier, seconds: Any, index: int) -> None:
-    """In a process of its own: a run over some cases, once all such processes are ready."""
-    cascade = replaying(cases[0], True)
-    barrier.wait()
-    started = time.perf_counter()
-    run(cases, cascade, Outputs(out))
-    seconds[index] = time.perf_counter() - started
+def cases_a_minute(
+    cases: list[Case], in_flight: list[int], waits: list[float], repeats: int, folder: Path
+) -> dict[str, dict[str, float]]:
+    """By the clock, the best of a few runs: wait a case -> cases in flight -> pace.
 
-
-def cases_a_minute(cases: list[Case], processes: int, folder: Path) -> float:
-    """By the clock, with the cases dealt to some processes."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes)
-    seconds: Any = context.Array("d", processes)
-    children = [
-        context.Process(target=feed, args=(cases[i::processes], folder / f"{processes}_{i}", barrier, seconds, i))
-        for i in range(processes)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    if any(child.exitcode for child in children):
-        raise RuntimeError("a run failed")
-    return 60 * len(cases) / max(list(seconds))
+    The numbers of cases in flight take turns, so that what else the machine does meets each.
+    """
+    torch.set_num_threads(1)
+    cascade, networks = replaying(cases[0], True)
+    calls = sum(len(one.answers) for one in networks)
+    best: dict[str, dict[str, float]] = {}
+    for wait in waits:
+        for one in networks:
+            one.wait = wait / calls
+        paces = best.setdefault(f"{wait:g}", {})
+        for _ in range(repeats):
+            for number in in_flight:
+                started = time.perf_counter()
+                reports = run(cases, cascade, Outputs(folder / "out"), in_flight=number)
+                pace = 60 * len(cases) / (time.perf_counter() - started)
+                if any(report.status != Status.DONE for report in reports):
+                    raise RuntimeError("a case failed")
+                paces[str(number)] = max(pace, paces.get(str(number), 0.0))
+    return best
 
 
 def in_all(parts: dict[str, float]) -> list[float]:
@@ -118,7 +125,9 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=108)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--cases", type=int, default=12)
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--waits", type=float, nargs="*", default=[0.0, 0.5], help="for the networks, seconds a case")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -130,7 +139,7 @@ def main() -> None:
             (source / f"scan_{index:03d}.nii.gz").symlink_to(source / "scan_000.nii.gz")
         cases = find_cases(source)
         costs = {what: cost(cases[0], too, folder, 4) for what, too in (("networks", False), ("both", True))}
-        clock = {str(count): cases_a_minute(cases, count, folder) for count in arguments.processes}
+        clock = cases_a_minute(cases, arguments.in_flight, arguments.waits, arguments.repeats, folder)
     names = {"networks": "networks take no time", "both": "nor does preprocessing"}
     size = f"{arguments.slices} x {arguments.rows} x {arguments.rows}"
     text = f"# What the cores feed\n\n{machine('cpu')}; scans of {size}\n\n"
@@ -140,10 +149,14 @@ def main() -> None:
          for what, parts in costs.items()],
     )  # fmt: skip
     if clock:
+        first, last = str(arguments.in_flight[0]), str(arguments.in_flight[-1])
         text += "\n" + table(
-            ["processes, each with a run of its own", "cases a minute by the clock"],
-            [[count, f"{pace:.0f}"] for count, pace in clock.items()],
-        )
+            ["the networks take, s a case", *(f"{number} in flight" for number in arguments.in_flight),
+             "the last as a multiple of the first"],
+            [[wait, *(f"{pace:.1f}" for pace in paces.values()), f"{paces[last] / paces[first]:.2f}"]
+             for wait, paces in clock.items()],
+        )  # fmt: skip
+        text += "\nCases a minute by the clock.\n"
     save("feeding", arguments.out, text, {"machine": machine("cpu"), "costs": costs, "cases_a_minute": clock})
 
 

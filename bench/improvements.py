@@ -40,7 +40,7 @@ WITHOUT_RULES = {
     "at_most_kidneys": False,
     "tumour_needs_kidney": False,
     "smallest_tumour_ml": 0.0,
-    "cysts_are_kidney": False,
+    "water_is_cyst": False,
 }
 """Fields that only post-processing reads, switched off."""
 

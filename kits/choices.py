@@ -3,7 +3,7 @@
 from enum import Enum
 
 KIDNEY, TUMOUR, CYST = 1, 2, 3
-"""What label maps call them; 0 is background. The cascade makes no cysts: to KiTS19 they are kidney."""
+"""What label maps call them; 0 is background. To KiTS19 cysts are kidney."""
 
 
 class Choice(str, Enum):
@@ -18,6 +18,13 @@ class Mode(Choice):
 
     NATIVE = "native"
     PAPER = "paper"
+
+
+class Labels(Choice):
+    """Whose labels: KiTS19's, to which cysts are kidney, or those of KiTS21 and KiTS23, where they are 3."""
+
+    KITS19 = "kits19"
+    KITS23 = "kits23"
 
 
 class Role(Choice):

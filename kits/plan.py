@@ -55,7 +55,10 @@ class Plan:
         at_most_kidneys: of the final components only the ``kidneys`` largest, or most alike, stay.
         tumour_needs_kidney: tumour that touches no kidney goes, unless the scan's first or last slice cuts it.
         smallest_tumour_ml: what is called tumour and is smaller counts as kidney; 0 lets all stay.
-        cysts_are_kidney: what is called tumour and looks like water counts as kidney, as cysts do in KiTS19.
+        water_is_cyst: what is called tumour and looks like water is a cyst.
+        mirror: stage 2 looks at each slice mirrored, too, for twice the time.
+        members: of stage 2 run at most so many networks, the first by name; 0 is all.
+        cysts_apart: cysts are label 3, as in KiTS21 and KiTS23; else kidney, as in KiTS19.
 
     Raises:
         ValueError: a field has a value that makes no sense.
@@ -80,13 +83,16 @@ class Plan:
     at_most_kidneys: bool = False
     tumour_needs_kidney: bool = True
     smallest_tumour_ml: float = 0.0
-    cysts_are_kidney: bool = False
+    water_is_cyst: bool = False
+    cysts_apart: bool = False
+    mirror: bool = False
+    members: int = 0
 
     def __post_init__(self) -> None:
         for name in ("look_every", "kidneys"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("margin_mm", "smallest_voxels", "smallest_tumour_ml"):
+        for name in ("margin_mm", "smallest_voxels", "smallest_tumour_ml", "members"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 < self.finest_mm <= self.typical_mm <= self.coarsest_mm < float("inf"):
@@ -166,7 +172,7 @@ NATIVE = Plan(
     likeness=True,
     at_most_kidneys=True,
     smallest_tumour_ml=1.0,
-    cysts_are_kidney=True,
+    water_is_cyst=True,
 )
 """Every improvement over the paper."""
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from kits.cascade.cascade import members_of
+from kits.cascade.cascade import Cascade, members_of
 from kits.cascade.clean import clean
 from kits.cascade.locate import locate
-from kits.choices import Mode
+from kits.choices import Mode, Runner
 from kits.errors import InputError
 from kits.geometry import Grids
 from kits.io.volume import Volume
 from kits.plan import NATIVE, PAPER, Plan, improvements
+from kits.runtime.runtime import Runtime
 from test.helpers.threshold import Threshold, member, phantom_volume, stage
 
 SPACING = (3.0, 0.8, 0.8)
@@ -51,9 +52,17 @@ def located(plan: Plan, depth: int = 40, confidence: float = 20.0) -> tuple[obje
 
 
 def networks(plan: Plan) -> list[str]:
-    every = [replace(member("segment"), name=mode) for mode in Mode]
+    every = [replace(member("segment"), name=mode) for mode in (*Mode, *Mode)]
     every = [replace(one, info=replace(one.info, modes=(Mode(one.name),))) for one in every]
-    return [one.name for one in members_of(plan.mode, 2, every)]
+    return [one.name for one in members_of(plan.mode, 2, every, plan.members)]
+
+
+def seen(plan: Plan) -> int:
+    """How many slices stage 2's network is shown."""
+    network = Threshold()
+    cascade = Cascade([member("locate")], [member("segment", network)], Runtime("cpu", Runner.TORCH, plan=plan))
+    cascade.predict(phantom_volume(shape=(12, 64, 64))[0])
+    return network.seen
 
 
 def shapes(spacing: tuple[float, float, float]) -> Callable[[Plan], tuple[int, int, int]]:
@@ -75,8 +84,11 @@ EFFECTS: dict[str, tuple[object, Callable[[Plan], object]]] = {
     "likeness": (True, lambda plan: cleaned(plan, (1, KIDNEY), bone=True)),
     "at_most_kidneys": (True, lambda plan: cleaned(plan, (1, KIDNEY), (1, BESIDE), (1, BELOW))),
     "tumour_needs_kidney": (False, lambda plan: cleaned(plan, (1, KIDNEY), (2, BESIDE))),
-    "smallest_tumour_ml": (1.0, lambda plan: cleaned(replace(plan, cysts_are_kidney=False), (1, KIDNEY), (2, SPECK))),
-    "cysts_are_kidney": (True, lambda plan: cleaned(plan, (1, KIDNEY), (2, INSIDE))),
+    "smallest_tumour_ml": (1.0, lambda plan: cleaned(replace(plan, water_is_cyst=False), (1, KIDNEY), (2, SPECK))),
+    "water_is_cyst": (True, lambda plan: cleaned(plan, (1, KIDNEY), (2, INSIDE))),
+    "cysts_apart": (True, lambda plan: cleaned(plan, (1, KIDNEY), (3, INSIDE))),
+    "mirror": (True, lambda plan: seen(plan)),
+    "members": (1, networks),
 }
 """Field -> another value than the paper's, and what that changes."""
 
@@ -96,7 +108,7 @@ def test_every_improvement_can_be_switched_off_alone(name: str) -> None:
 
 def test_the_paper_has_its_own_values() -> None:
     assert (PAPER.mode, PAPER.smallest_voxels, PAPER.kidneys, PAPER.look_every) == (Mode.PAPER, 5000, 2, 1)
-    assert not any((PAPER.every_slice, PAPER.second_look, PAPER.cysts_are_kidney, PAPER.smallest_tumour_ml))
+    assert not any((PAPER.every_slice, PAPER.second_look, PAPER.water_is_cyst, PAPER.smallest_tumour_ml))
 
 
 def test_each_mode_has_its_plan_and_no_other_mode_has_one() -> None:
@@ -107,8 +119,8 @@ def test_each_mode_has_its_plan_and_no_other_mode_has_one() -> None:
 
 def test_a_file_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text('look_every = 2\nmargin_mm = 20\nmode = "paper"\ncysts_are_kidney = false\n')
-    changes = {"look_every": 2, "margin_mm": 20.0, "mode": Mode.PAPER, "cysts_are_kidney": False}
+    path.write_text('look_every = 2\nmargin_mm = 20\nmode = "paper"\nwater_is_cyst = false\n')
+    changes = {"look_every": 2, "margin_mm": 20.0, "mode": Mode.PAPER, "water_is_cyst": False}
     assert Plan.from_toml(path) == replace(NATIVE, **changes)
     assert isinstance(Plan.from_toml(path).margin_mm, float)
     assert Plan.from_toml(path, PAPER) == replace(PAPER, **changes)

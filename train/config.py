@@ -49,6 +49,7 @@ class Data:
         valid: patients to validate on; empty: as many as ``valid_count``, drawn by ``seed``.
         valid_count: validation patients to draw (section 3.1: 20 of 210).
         seed: of the draw, and of the folds.
+        parts: the patients that each fold validates on, beside ``valid``, in place of such as are drawn.
         folds: ``all`` trains networks for each of so many parts of the patients; 0 or 1 trains each network once.
         faulty: whether cases whose published labels are known to be wrong are used.
         trained_on: the data in a sentence, for the weight files.
@@ -59,6 +60,7 @@ class Data:
     valid: tuple[str, ...] = ()
     valid_count: int = 20
     seed: int = 0
+    parts: tuple[tuple[str, ...], ...] = ()
     folds: int = 0
     faulty: bool = True
     trained_on: str = "unstated"
@@ -119,7 +121,8 @@ class Loss:
     """What is minimised.
 
     Args:
-        class_weights: of background, kidney and tumour in the cross-entropy (Table 1).
+        class_weights: of background, kidney and tumour in the cross-entropy (Table 1); a cyst counts as kidney does,
+            unless a fourth says otherwise.
         terms: of ``losses.TERMS``, each by how much it counts; what the preset has and is not wanted gets 0.
         each: how much of the Dice term is the mean of each slice's own Dice instead of that of all the batch's pixels,
             where one large tumour outweighs many small ones.
@@ -129,7 +132,7 @@ class Loss:
         options: numbers that other terms take by name.
     """
 
-    class_weights: tuple[float, float, float]
+    class_weights: tuple[float, float, float] | tuple[float, float, float, float]
     terms: dict[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
     each: float = 0.0
     empty: float = 0.5
@@ -186,6 +189,7 @@ class Config:
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
         modes: of the cascade that are to run it.
+        classes: 3, or 4 to tell cysts from kidney.
     """
 
     architecture: str
@@ -202,6 +206,7 @@ class Config:
     patch: int = 256
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")
+    classes: Literal[3, 4] = 3
 
 
 @dataclass(frozen=True, config=STRICT)

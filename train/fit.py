@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kits.choices import KIDNEY
 from kits.errors import InputError, KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
@@ -119,7 +120,7 @@ def average(
         InputError: they differ in architecture, role or normalisation.
     """
     one, other = load_member(first), load_member(second)
-    for what in ("architecture", "role", "norm"):
+    for what in ("architecture", "role", "norm", "classes"):
         if getattr(one.info, what) != getattr(other.info, what):
             raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
     theirs = other.network.state_dict()
@@ -129,7 +130,8 @@ def average(
     last = [module for module in one.network.modules() if isinstance(module, nn.Conv2d) and module.bias is not None][-1]
     assert last.bias is not None
     with torch.no_grad():  # a Wide-UNet's last convolution gives each class four channels
-        last.bias += torch.tensor(logits).repeat_interleave(len(last.bias) // len(logits))
+        added = torch.tensor((*logits, logits[KIDNEY])[: one.info.classes])  # to cysts as to kidney
+        last.bias += added.repeat_interleave(len(last.bias) // len(added))
     held_out = None
     if one.info.held_out is not None and other.info.held_out is not None:
         held_out = tuple(patient for patient in one.info.held_out if patient in other.info.held_out)

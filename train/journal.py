@@ -12,10 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 from kits.io.atomic import aside
 
 LOG = "log.csv"
-FIELDS = ("step", "epoch", "loss", "learning_rate", "seconds", "waited", "score", "kidney", "tumour")
+FIELDS = ("step", "epoch", "loss", "learning_rate", "seconds", "waited", "score", "kidney", "tumour", "cyst")
 SAMPLES = 4
-COLOURS = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.8, 0.3], [1.0, 0.3, 0.1]])
-"""Of background, kidney and tumour."""
+COLOURS = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.8, 0.3], [1.0, 0.3, 0.1], [0.9, 0.9, 0.2]])
+"""Of background, kidney, tumour and cyst."""
 
 
 class Journal:

@@ -37,7 +37,7 @@ from .data.cache import Scan
 from .data.sampling import Box, draw_batch, find_sites
 from .journal import Journal
 from .losses import kernel_penalty, loss
-from .optimise import initialised, optimiser_of, set_modes
+from .optimise import initialised, optimiser_of, set_modes, with_classes
 from .validation import validate
 
 log = logging.getLogger(__name__)
@@ -112,9 +112,12 @@ class Trainer:
             held_out = None if said is None else tuple(patient for patient in data.valid if patient in said)
         modes = tuple(Mode(mode) for mode in config.modes)
         self.info = WeightsInfo(
-            Role(config.role), config.architecture, norm, data.trained_on, data.licence, modes, held_out
+            Role(config.role), config.architecture, norm, data.trained_on, data.licence, modes, held_out, config.classes
         )
-        network = before.network.requires_grad_() if before else initialised(config)
+        network = before.network if before else initialised(config)
+        if before and before.info.classes < config.classes:
+            network = with_classes(network, before.info.architecture, config.classes)
+        network.requires_grad_()
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
         self.network: nn.Module = network.to(
             self.engine.device,
@@ -235,7 +238,9 @@ class Trainer:
         """Score whole validation cases; write the weights if they are to be kept. The first process does it."""
         scores: dict[str, float] = {"score": 0.0}
         if workers.rank() == 0:
-            scores = validate(self.validated.eval(), self.valid, self.config.role, self.info.norm, self.engine)
+            how = self.config
+            with self.engine.autocast():
+                scores = validate(self.validated.eval(), self.valid, how.role, self.info.norm, self.engine, how.classes)
         score = workers.from_first(scores["score"], self.engine.device)
         better = score > self.progress.best
         if better:

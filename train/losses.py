@@ -13,14 +13,19 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
+from kits.choices import KIDNEY, TUMOUR
+
 from .config import Loss
 
 EMPTY_PX = 100.0
 """Added to both sides of the own Dice of a slice that shows none of a region, so that there less of it is better."""
 
+REGION_SHARES = (0.5, 0.5, 0.25)
+"""How much the Dice of kidney with all that is in it, of tumour and of cysts counts."""
+
 Term = Callable[[torch.Tensor, torch.Tensor, Loss], torch.Tensor]
 TERMS: dict[str, Term] = {}
-"""Name -> (float32 logits (batch, 3, y, x), int64 labels (batch, y, x), the loss's settings) -> a number."""
+"""Name -> (float32 logits (batch, classes, y, x), int64 labels (batch, y, x), the loss's settings) -> a number."""
 
 
 def term(name: str) -> Callable[[Term], Term]:
@@ -37,8 +42,8 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
     """The sum of the terms, each as much as it counts.
 
     Args:
-        logits_BCYX: (batch, 3, rows, columns).
-        labels_BYX: int64 in {0, 1, 2}.
+        logits_BCYX: (batch, classes, rows, columns), 3 classes or, with cysts, 4.
+        labels_BYX: int64, below the number of classes.
         how: which terms there are, and their settings. ``l2`` is not one of these: see ``kernel_penalty``.
     """
     logits_BCYX = logits_BCYX.float()
@@ -49,25 +54,31 @@ def loss(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torc
 @term("cross-entropy")
 def cross_entropy(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
     """Keras' weighted categorical cross-entropy: each pixel's times its class' weight, then the mean over pixels."""
-    weights = torch.tensor(how.class_weights, device=logits_BCYX.device)
+    weights = torch.tensor((*how.class_weights, how.class_weights[KIDNEY]), device=logits_BCYX.device)
     return (functional.cross_entropy(logits_BCYX, labels_BYX, reduction="none") * weights[labels_BYX]).mean()
 
 
 @term("dice")
 def soft_dice(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
-    """One minus the soft Dice of the scored regions (KiTS19): labels 1 and 2 together, and label 2.
+    """One minus the soft Dice of the scored regions (KiTS19): all labels together, and label 2.
+
+    Where cysts are a class, half of one minus theirs is added.
 
     Dice is that of all the batch's pixels, or in part (``how.each``) the mean of the slices' own. With several
     processes its sums are taken over all of them, so that the gradients are those of one large batch.
     """
     probabilities = logits_BCYX.softmax(1)
-    regions = ((1 - probabilities[:, 0], labels_BYX > 0), (probabilities[:, 2], labels_BYX > 1))
+    regions = (
+        (1 - probabilities[:, 0], labels_BYX > 0),
+        *((probabilities[:, n], labels_BYX == n) for n in range(TUMOUR, probabilities.shape[1])),
+    )
     sums = torch.stack([_sums(p, truth, how) for p, truth in regions])
     if dist.is_initialized():
         sums = all_reduce(sums)
     common, sizes, each, counted = sums.T
+    shares = torch.tensor(REGION_SHARES, device=sums.device)
     pooled = (2 * common + 1) / (sizes + 1)
-    return 1 - torch.lerp(pooled, each / counted, how.each).mean()
+    return (1 - torch.lerp(pooled, each / counted, how.each)).mul(shares[: len(sums)]).sum()
 
 
 def _sums(p: torch.Tensor, truth: torch.Tensor, how: Loss) -> torch.Tensor:

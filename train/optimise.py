@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from kits.choices import KIDNEY
 from kits.networks import ARCHITECTURES
 
 from .config import Config, Schedule
 
+FEWER_CYSTS = 2.0
+"""By how much a new class' logits begin lower than kidney's."""
+
 
 def initialised(config: Config) -> nn.Module:
     """A network with random weights (Table 1's last column)."""
-    network = ARCHITECTURES[config.architecture]()
+    network = ARCHITECTURES[config.architecture](config.classes)
     for module in network.modules():
         if config.initial != "default" and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             if config.initial == "he-uniform":
@@ -22,6 +26,21 @@ def initialised(config: Config) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network
+
+
+def with_classes(network: nn.Module, architecture: str, classes: int) -> nn.Module:
+    """A network that knows three classes as one of so many: cysts begin as kidney does, but less likely."""
+    wider = ARCHITECTURES[architecture](classes)
+    before = network.state_dict()
+    state = {}
+    for name, tensor in wider.state_dict().items():
+        own = before[name]
+        if own.shape != tensor.shape:  # the last convolution's: an equal part of its channels for each class
+            kidney = own.chunk(3)[KIDNEY]
+            own = torch.cat([own, kidney - FEWER_CYSTS if own.ndim == 1 else kidney])
+        state[name] = own
+    wider.load_state_dict(state)
+    return wider
 
 
 def optimiser_of(

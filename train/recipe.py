@@ -169,11 +169,13 @@ def run(recipe: Recipe, out: Path, device: str = "auto") -> int:
         own = out / "folds" / str(part[0]) if part else weights
         files = run_phases(steps, data, out, part, device)
         for network, phases in recipe.phases.items():
+            trained = any(phase.config.schedule.epochs for phase in phases)
+            name = f"{network}{suffix}" if trained else network  # one for all folds
             for folder in {own, weights}:
                 folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(files[f"{network}/{phases[-1].name}"], folder / f"{network}{suffix}.safetensors")
-            trainings[f"{network}{suffix}"] = training_of(out / "runs" / f"{network}{suffix}", phases)
-        unseen[own] = held_out([own / f"{network}{suffix}.safetensors" for network in recipe.phases])
+                shutil.copy(files[f"{network}/{phases[-1].name}"], folder / f"{name}.safetensors")
+            trainings[name] = training_of(out / "runs" / f"{network}{suffix}", phases)
+        unseen[own] = held_out(sorted(own.glob(f"*{WEIGHTS_ENDING}")))
     write_checksums(weights)
     table = table_2(recipe, index, unseen, out / "evaluation")
     write_card(weights, trainings, table)

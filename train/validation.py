@@ -11,6 +11,7 @@ import torch
 from kits.cascade.cascade import most_probable
 from kits.cascade.components import components
 from kits.cascade.preprocess import pad_to_window
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.geometry import Grids, cover, spans
 from kits.networks import Network
 from kits.normalisation import Normalisation
@@ -20,6 +21,9 @@ from kits.runtime.weights import Member
 
 from .data.cache import Scan
 from .data.sampling import Z_MARGIN, Box
+
+REGIONS = {"kidney": (KIDNEY, TUMOUR, CYST), "tumour": (TUMOUR,), "cyst": (CYST,)}
+"""The labels of what is scored."""
 
 
 def predict_labels(
@@ -58,29 +62,32 @@ def predict_labels(
 
 
 def validate(
-    network: Network, scans: Sequence[Scan], role: str, norm: Normalisation, engine: Engine
+    network: Network, scans: Sequence[Scan], role: str, norm: Normalisation, engine: Engine, classes: int = 3
 ) -> dict[str, float]:
-    """Volumetric Dice of whole cases: mean over patients, of kidney with tumour and of tumour.
+    """Volumetric Dice of whole cases: mean over patients, of kidney with all that is in it, of tumour, and of cysts.
 
     Stage 2 is scored on the true kidneys' regions, so that the figure is its own. Patients without a structure do not
-    enter its mean, nor do interpolated slices; ``score`` is the mean of the two figures, or of what there is of them.
+    enter its mean, nor do interpolated slices; ``score`` is the mean of the first two figures, or of what there is.
+    Cysts are scored of networks that know them, those of 4 classes.
     """
+    scored = {name: region for name, region in REGIONS.items() if region[-1] < classes or name == "kidney"}
     counts: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2))
     for scan in scans:
         predicted, truth = (
             np.delete(labels, scan.interpolated, axis=0)
             for labels in (predict_labels(network, scan, role, norm, engine), np.asarray(scan.labels))
         )
-        for name, threshold in (("kidney", 0), ("tumour", 1)):
-            p, t = predicted > threshold, truth > threshold
+        for name, region in scored.items():
+            p, t = np.isin(predicted, region), np.isin(truth, region)
             counts[name, scan.patient] += (2 * np.count_nonzero(p & t), np.count_nonzero(p) + np.count_nonzero(t))
             counts[f"has {name}", scan.patient] += np.count_nonzero(t)
     result = {}
-    for name in ("kidney", "tumour"):
+    for name in scored:
         patients = [patient for n, patient in counts if n == name and counts[f"has {name}", patient].any()]
         if patients:
             result[name] = round(float(np.mean([np.divide(*counts[name, patient]) for patient in patients])), 4)
-    return result | {"score": round(float(np.mean(list(result.values()))), 4)} if result else {"score": 0.0}
+    judged = [result[name] for name in ("kidney", "tumour") if name in result]
+    return result | {"score": round(float(np.mean(judged)), 4)} if judged else {"score": 0.0}
 
 
 def locate_kidneys(member: Member, halved: Sequence[Scan], engine: Engine) -> Mapping[str, Sequence[Box]]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,18 @@ class OneLine(logging.Formatter):
 def main(arguments: Sequence[str] | None = None, prog: str = "kits segment") -> int:
     """Run the command line; returns the exit status."""
     options = Options.parse(arguments, prog)
+    begin_log(options)
+    watch = Watch(options.time_limit, process_age())
+    with watch.listening():
+        return exit_status(prog, lambda: segment(options, watch, prog), options.verbose)
+
+
+def begin_log(options: Options) -> None:
+    """From now on what is logged is shown on stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
-    watch = Watch(options.time_limit, process_age())
-    with watch.listening():
-        return exit_status(prog, lambda: segment(options, watch, prog), options.verbose)
 
 
 def segment(options: Options, watch: Watch, prog: str) -> int:
@@ -115,13 +120,42 @@ def do(cases: Sequence[Case], options: Options, watch: Watch, manifest: Manifest
         from kits.cohort.local import run_on_gpus
 
         return run_on_gpus(cases, options, watch)
-    from kits.batch.run import run
+    reports, lost = do_here(cases, options, watch, manifest)
+    if lost:
+        from kits.cohort.again import do_again
+
+        reports = do_again(reports, lost, cases, options, watch)
+    return reports
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A GPU that refuses all further work of this process: which, and why."""
+
+    device: str
+    reason: str
+
+
+def do_here(
+    cases: Sequence[Case], options: Options, watch: Watch, manifest: Manifest
+) -> tuple[list[CaseReport], Lost | None]:
+    """Segment the cases by this process; tells of a GPU that gave up on the way, before the others.
+
+    Raises:
+        KitsError: the weights are not as they should be, or what is to run them is not there.
+        Stopped: the run is to end before it began.
+    """
+    from kits.batch.room import IN_FLIGHT
+    from kits.batch.run import Run
     from kits.runtime.memory import share_memory
 
     share_memory()
     cascade, outputs = load(options)
     watch.check()
-    return run(cases, cascade, outputs, watch, manifest)
+    device = cascade.device
+    at_work = Run(cases, cascade, outputs, watch, manifest, options.in_flight or IN_FLIGHT.get(device.type, 1))
+    reports = at_work.do()
+    return reports, Lost(str(device), at_work.lost) if at_work.lost else None
 
 
 def load(options: Options) -> tuple[Cascade, Outputs]:
@@ -207,6 +241,8 @@ def check_places(cases: Sequence[Case], options: Options) -> None:
     if options.zip:
         from kits.batch.submission import check_names
 
+        if options.runtime().plan.cysts_apart:
+            raise InputError("--zip is for KiTS19's leaderboard, to which cysts are kidney; leave --labels kits23 out.")
         check_names(cases)
         if is_stream(options.zip):
             raise OutputError(f"{options.zip}: is a device or a pipe, not a file; give a name for a file.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,20 @@ if TYPE_CHECKING:
     from kits.cascade.cascade import Prediction
     from kits.io.volume import Volume
 
-_last: list[tuple[weakref.ref[Prediction], Measurements]] = []
+
+class _Last(threading.local):
+    """Of each thread, for each writes one case at a time: a prediction, and its measurements."""
+
+    kept: tuple[weakref.ref[Prediction], Measurements] | None = None
+
+
+_last = _Last()
 
 
 def measured(volume: Volume, prediction: Prediction) -> Measurements:
     """The measurements of a prediction; those of the last one asked for are kept as long as it lives."""
-    for seen, found in _last:
-        if seen() is prediction:
-            return found
+    if _last.kept and _last.kept[0]() is prediction:
+        return _last.kept[1]
     found = measure(prediction.labels, volume.hu, volume.spacing, prediction.probabilities)
-    _last[:] = [(weakref.ref(prediction), found)]
+    _last.kept = weakref.ref(prediction), found
     return found

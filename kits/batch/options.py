@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kits.batch.outputs import EXTRAS, Output
 from kits.batch.shards import Shard
-from kits.choices import Mode, Precision, Runner
+from kits.choices import Labels, Mode, Precision, Runner
 from kits.errors import KitsError, switched_on
 from kits.io.forms import SOCKET
 from kits.io.stores.url import Url, place
@@ -28,7 +28,8 @@ MOUNTED_WEIGHTS = Path("/opt/ml/model")
 
 DESCRIPTION = """Finds kidneys and kidney tumours in CT volumes: a folder of volumes in, one label map a case out.
 
-Label maps are uint8 (0 background, 1 kidney, 2 tumour) on each scan's own grid. Exit status: 0 all cases done, 1 some
+Label maps are uint8 (0 background, 1 kidney, 2 tumour; with --labels kits23 also 3 cyst) on
+each scan's own grid. Exit status: 0 all cases done, 1 some
 failed or were not reached (the others are written), 2 nothing to do or a wrong call. Each option can come from the
 environment instead: --save-probabilities from KITS_SAVE_PROBABILITIES=1, and so on.
 """
@@ -43,7 +44,8 @@ class Options:
         output: folder for label maps, here or on a store.
         weights: folder with the weight files.
         device: ``auto``, ``cuda``, ``cuda:1`` or ``cpu``.
-        mode, engine, precision: how the cascade runs.
+        mode, engine, precision, mirror, fast: how the cascade runs.
+        labels: whose convention label maps follow; None: the plan's.
         plan: TOML file with fields of ``kits.plan.Plan`` that differ from the mode's.
         report: JSON manifest to write.
         zip: submission for KiTS19's leaderboard to pack; ``zip_incomplete``: though cases are missing.
@@ -54,6 +56,7 @@ class Options:
         shard: of the cases, which are this run's.
         ray: address of a Ray cluster whose machines do the cases; empty: this process does them.
         worker_cores: of a machine, how many a worker of the cluster takes.
+        in_flight: cases that take turns at the networks; 0: three on a GPU, one on a CPU.
         gpus: so many processes do the cases, each on a GPU of this machine; 0: this process does them.
         given: the command line as it was.
         extras: what else is written of each case.
@@ -66,6 +69,9 @@ class Options:
     mode: Mode
     engine: Runner
     precision: Precision
+    mirror: bool
+    fast: bool
+    labels: Labels | None
     plan: Path | None
     report: Path | Url | None
     zip: Path | None
@@ -77,6 +83,7 @@ class Options:
     shard: Shard
     ray: str
     worker_cores: int
+    in_flight: int
     gpus: int
     given: tuple[str, ...]
     extras: tuple[Output, ...]
@@ -103,7 +110,14 @@ class Options:
             InputError: the plan's file cannot be used.
         """
         plan = Plan.of(self.mode)
-        return Runtime(self.device, self.engine, self.precision, Plan.from_toml(self.plan, plan) if self.plan else plan)
+        plan = Plan.from_toml(self.plan, plan) if self.plan else plan
+        plan = replace(
+            plan,
+            mirror=self.mirror or plan.mirror,
+            members=1 if self.fast else plan.members,
+            cysts_apart=self.labels == Labels.KITS23 if self.labels else plan.cysts_apart,
+        )
+        return Runtime(self.device, self.engine, self.precision, plan)
 
 
 def destination(option: str) -> str:
@@ -161,6 +175,9 @@ def parser(prog: str) -> Parser:
            words(Precision), Precision)  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
            words(Mode), Mode)  # fmt: skip
+    switch("--mirror", "average stage 2 with what it sees in mirrored slices: twice the time of its networks")
+    switch("--fast", "one network of stage 2 instead of all")
+    choice("--labels", None, "kits19: cysts are kidney (the default); kits23: they are 3", words(Labels), Labels)
     option("--plan", None, "TOML file with fields of the plan that differ from the mode's (kits/plan.py)", type=Path,
            metavar="FILE")  # fmt: skip
     for kind in EXTRAS:
@@ -175,12 +192,14 @@ def parser(prog: str) -> Parser:
     option("--ray", "", "spread the cases over a Ray cluster: its address, or nothing for one of this machine alone",
            nargs="?", const="local", metavar="ADDRESS")  # fmt: skip
     option("--worker-cores", "2", "cores that each worker of the cluster takes", type=count, metavar="N")
+    option("--in-flight", "auto", "cases under way at once, where memory allows; auto: 3 on a GPU, 1 on a CPU",
+           type=in_flight, metavar="N")  # fmt: skip
     option("--gpus", "0", "a process on each of N GPUs of this machine", type=count, metavar="N")
     switch("--verbose", "show the traceback of what goes wrong")
     return result
 
 
-def words(choices: type[Mode | Runner | Precision]) -> list[str]:
+def words(choices: type[Mode | Runner | Precision | Labels]) -> list[str]:
     """What an option of a few words takes."""
     return [choice.value for choice in choices]
 
@@ -196,6 +215,15 @@ def shard(text: str) -> Shard:
 def count(text: str) -> int:
     """A whole number of at least 0, for argparse."""
     if not (number := int(text)) >= 0:
+        raise ValueError(text)
+    return number
+
+
+def in_flight(text: str) -> int:
+    """How many cases are under way, for argparse; 0 is ``auto``."""
+    if text == "auto":
+        return 0
+    if not (number := int(text)) >= 1:
         raise ValueError(text)
     return number
 

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from math import inf
@@ -39,9 +39,12 @@ class Watch:
     """
 
     def __init__(self, seconds: float = inf, spent: float = 0.0) -> None:
-        self.seconds = seconds
-        self.deadline = time.monotonic() + seconds - spent
+        self.seconds, self.began = seconds, time.monotonic() - spent
         self.received = ""
+
+    def spent(self) -> float:
+        """Seconds of the limit that are over."""
+        return time.monotonic() - self.began
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -71,18 +74,20 @@ class Watch:
         """
         if self.received:
             raise Stopped(f"The run was told to end ({self.received})")
-        if time.monotonic() > self.deadline:
+        if self.spent() > self.seconds:
             raise Stopped(f"The time limit of {self.seconds:g} s was reached")
 
-    def wait(self, coming: futures.Future[T]) -> T:
-        """What is to come, or the error that came instead.
 
-        Raises:
-            Stopped: it is time to end, though it has not come.
-        """
-        while not futures.wait([coming], TICK_SECONDS).done:
-            self.check()
-        return coming.result()
+def waited_for(coming: futures.Future[T], check: Callable[[], None]) -> T:
+    """What is to come, or the error that came instead.
+
+    Args:
+        coming: it.
+        check: asked again and again; ends the waiting by what it raises.
+    """
+    while not futures.wait([coming], TICK_SECONDS).done:
+        check()
+    return coming.result()
 
 
 def process_age() -> float:

@@ -25,13 +25,13 @@ from kits.cascade.locate import locate, segment_coarsely
 from kits.cascade.remarks import remarks
 from kits.cascade.segment import segment
 from kits.cascade.stage import Stage, Wrap
-from kits.choices import KIDNEY, TUMOUR, Mode
+from kits.choices import CYST, KIDNEY, TUMOUR, Mode
 from kits.errors import WeightsError
 from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
 from kits.plan import Plan
 from kits.runtime.arriving import arriving, check_finite, finite
-from kits.runtime.devices import explained
+from kits.runtime.devices import current, explained
 from kits.runtime.engine import engines_of_stages
 from kits.runtime.runtime import DEFAULT, Runtime
 from kits.runtime.weights import Member, load_members
@@ -48,7 +48,8 @@ class Prediction:
     """What the cascade found in one volume.
 
     Args:
-        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
+        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour, 3 cyst if the plan
+            tells them apart.
         regions: where stage 1 saw kidneys, or where they usually are in a thin scan in which it saw none.
         warnings: what a person should know before trusting the labels.
         seconds: time spent in each stage.
@@ -76,8 +77,7 @@ class Prediction:
         """
 
         def wanted(probabilities: torch.Tensor) -> list[torch.Tensor]:
-            background, _, tumour = probabilities.unbind(1)
-            kept = [] if self.probabilities is None else [background, tumour]
+            kept = [] if self.probabilities is None else [probabilities[:, 0], probabilities[:, TUMOUR]]
             return [finite(probabilities), most_probable(probabilities), *kept]
 
         for box, (is_finite, labels, *kept) in arriving((box, wanted(chunk)) for box, chunk in chunks):
@@ -108,7 +108,10 @@ class Cascade:
 
     def __init__(self, locators: Sequence[Member], segmenters: Sequence[Member], runtime: Runtime = DEFAULT) -> None:
         self.runtime = runtime
-        first, second = members_of(self.plan.mode, 1, locators), members_of(self.plan.mode, 2, segmenters)
+        first, second = (
+            members_of(self.plan.mode, 1, locators),
+            members_of(self.plan.mode, 2, segmenters, self.plan.members),
+        )
         engines = engines_of_stages(runtime.device, str(runtime.runner), str(runtime.precision))
         self.locator, self.segmenter = Stage.of(first, engines[0]), Stage.of(second, engines[1])
 
@@ -137,7 +140,7 @@ class Cascade:
         return [*self.locator.members, *self.segmenter.members]
 
     def with_plan(self, plan: Plan) -> Cascade:
-        """The same networks by another plan, whose mode has no say any more: the networks are chosen."""
+        """The same networks by another plan, whose mode and members have no say any more: the networks are chosen."""
         other = copy.copy(self)
         other.runtime = replace(self.runtime, plan=plan)
         return other
@@ -162,7 +165,8 @@ class Cascade:
             regions: from ``locate``, or a person's.
             members: some of ``segmenter.members`` instead of all.
         """
-        return segment(volume, Grids.of(volume, self.plan), regions, self.segmenter.only(members))
+        stage = replace(self.segmenter.only(members), mirror=self.plan.mirror)
+        return segment(volume, Grids.of(volume, self.plan), regions, stage)
 
     def segment_coarsely(self, volume: Volume, members: Sequence[Member] | None = None) -> Probabilities:
         """Stage 1's own kidney and tumour, of the whole volume, at half the resolution; ``predict`` has no use for it.
@@ -193,7 +197,7 @@ class Cascade:
             KitsError: the networks gave what is no number, or a GPU's memory ran out.
             DeviceLost: a GPU refuses all further work of this process.
         """
-        with explained(self.device):
+        with current(self.device), explained(self.device):
             return self._predict(volume, keep_probabilities, progress)
 
     def _predict(self, volume: Volume, keep_probabilities: bool, progress: Progress) -> Prediction:
@@ -219,23 +223,31 @@ class Cascade:
         return result
 
 
-def members_of(mode: Mode, number: int, stage: Sequence[Member]) -> list[Member]:
-    """The members of a stage, the first or the second, that a mode runs.
+def members_of(mode: Mode, number: int, stage: Sequence[Member], most: int = 0) -> list[Member]:
+    """The members of a stage, the first or the second, that a mode runs; at most so many, 0 is all.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is none, or some tell cysts from kidney and others do not.
     """
-    members = [one for one in stage if mode in one.info.modes]
+    members = [one for one in stage if mode in one.info.modes][: most or None]
     if not members:
         raise WeightsError(
             f"Of the weight files none is a network of stage {number} for the mode {mode}; add one, or choose "
             "another mode."
         )
+    if len({one.info.classes for one in members}) > 1:
+        names = ", ".join(f"{one.name} ({one.info.classes})" for one in members)
+        raise WeightsError(f"The networks of stage {number} know different numbers of classes, {names}; keep one kind.")
     return members
 
 
 def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
-    """Labels, uint8 (z, y, x), of probabilities (z, 3, y, x): ``argmax(1)``, but twenty times as fast on a CPU."""
-    background, kidney, tumour = probabilities.unbind(1)
-    labels = (kidney > background).to(torch.uint8) * KIDNEY
-    return labels.masked_fill_(tumour > torch.maximum(background, kidney), TUMOUR)
+    """Labels, uint8 (z, y, x), of probabilities (z, classes, y, x): ``argmax(1)``, but twenty times as fast on a CPU.
+
+    What is not tumour is decided as if cysts were kidney; only then are they told apart.
+    """
+    background, kidney, tumour, *cyst = probabilities.unbind(1)
+    healthy = kidney + cyst[0] if cyst else kidney
+    labels = (healthy > background).to(torch.uint8) * KIDNEY
+    labels.masked_fill_(tumour > torch.maximum(background, healthy), TUMOUR)
+    return labels.masked_fill_((labels == KIDNEY) & (cyst[0] > kidney), CYST) if cyst else labels

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from kits.cascade.components import components
 from kits.cascade.likeness import candidates, most_alike
-from kits.choices import KIDNEY, TUMOUR
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.geometry import Box, Grids, Spacing, bounding_box
 from kits.io.volume import Volume
 
@@ -34,7 +34,7 @@ class Labelled:
     """The part of a case that is labelled: what rules work on.
 
     Args:
-        labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour.
+        labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour, 3 cyst.
         volume: the whole CT.
         box: where this part lies.
         grids: of the case.
@@ -75,7 +75,7 @@ def clean(labels: np.ndarray, volume: Volume, grids: Grids) -> np.ndarray:
     """Apply all rules to a volume's label map, in place; returns it.
 
     Args:
-        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour.
+        labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour, 3 cyst.
         volume: the CT.
         grids: its grids, whose plan says what each rule does.
     """
@@ -124,18 +124,24 @@ def small_tumours_to_kidney(found: Labelled) -> None:
     found.labels[np.isin(tumours, small)] = KIDNEY
 
 
-def cysts_to_kidney(found: Labelled) -> None:
-    """What was called tumour and is as dark and as even as water, in enhanced kidneys, is a cyst: kidney, in KiTS19."""
-    if not found.grids.plan.cysts_are_kidney or not found.kidney_hu >= ENHANCED_HU:  # nor where there is no kidney
+def water_to_cyst(found: Labelled) -> None:
+    """What was called tumour and is as dark and as even as water, in enhanced kidneys, is a cyst."""
+    if not found.grids.plan.water_is_cyst or not found.kidney_hu >= ENHANCED_HU:  # nor where there is no kidney
         return
     tumours, boxes = components(found.labels == TUMOUR, 1)
     for rank, box in enumerate(boxes, start=1):
         mask = tumours[box] == rank
         if is_water(found.hu[box], mask, found.grids.native.spacing):
-            found.labels[box][mask] = KIDNEY
+            found.labels[box][mask] = CYST
 
 
-RULES: tuple[Rule, ...] = (keep_kidneys, small_tumours_to_kidney, cysts_to_kidney)
+def cysts_to_kidney(found: Labelled) -> None:
+    """Cysts are kidney, as KiTS19 has them, unless the plan tells them apart, as KiTS21 and KiTS23 do."""
+    if not found.grids.plan.cysts_apart:
+        found.labels[found.labels == CYST] = KIDNEY
+
+
+RULES: tuple[Rule, ...] = (keep_kidneys, small_tumours_to_kidney, water_to_cyst, cysts_to_kidney)
 
 
 def is_water(hu: np.ndarray, mask: np.ndarray, spacing: Spacing) -> bool:

@@ -7,6 +7,7 @@ Tensor names end in their dimensions: Z slices, Y rows, X columns.
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ SLAB_SLICES = 48
 
 ROI_INPUTS = ("size", "start", "end")
 """The graph's inputs that say which part of the slab to resample to which size, a number an axis."""
+
+_turn = threading.Lock()
+"""Of whoever runs a graph: threads share them."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -80,8 +84,8 @@ class Slices:
         while first < stop:
             last = min(first + at_a_time, stop)
             try:
-                # DALI owns what it gives: share it, copy it into place, let it go.
-                out_ZYX[first - start : last - start] = torch.from_dlpack(self._resample(first, last))
+                with _turn:  # DALI owns what it gives: share it, copy it into place, let it go.
+                    out_ZYX[first - start : last - start] = torch.from_dlpack(self._resample(first, last))
             except (RuntimeError, MemoryError) as error:
                 if self.device.type == "cpu" or not out_of_memory(error) or at_a_time == 1:
                     raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -86,16 +87,20 @@ def to_native_slices(chunks: Iterator[Chunk], resliced: int, depth: int) -> Iter
         chunks: each a first 3 mm slice, and probabilities from it on; in order.
         resliced, depth: number of 3 mm and of native slices of the volume.
     """
-    centres = ((torch.arange(depth) + 0.5) * (resliced / depth) - 0.5).clamp(0, resliced - 1)
+    step = resliced / depth
+    centres = ((np.arange(depth, dtype=np.float32) + 0.5) * step - 0.5).clip(0, resliced - 1)
     held: Chunk | None = None
     for first, probabilities in chunks:
         if held and held[0] + len(held[1]) == first:  # what lies between two chunks needs both
             first, probabilities = first - 1, torch.cat([held[1][-1:], probabilities])
-        native = torch.nonzero((centres >= first) & (centres <= first + len(probabilities) - 1))[:, 0]
-        if len(native):
-            position = centres[native] - first
+        last = first + len(probabilities) - 1
+        low, high = int(np.searchsorted(centres, first, "left")), int(np.searchsorted(centres, last, "right"))
+        if low < high:
+            # Made on the device: a GPU that is indexed from the CPU is waited for.
+            native = torch.arange(low, high, device=probabilities.device)
+            position = ((native + 0.5) * step - 0.5).clamp(0, resliced - 1).sub(first).clamp(0, last - first)
             below = position.floor().long()
             weight = (position - below).to(probabilities)[:, None, None, None]
-            above = (below + 1).clamp_max(len(probabilities) - 1)
-            yield int(native[0]), torch.lerp(probabilities[below], probabilities[above], weight)
+            above = (below + 1).clamp_max(last - first)
+            yield low, torch.lerp(probabilities[below], probabilities[above], weight)
         held = first, probabilities

@@ -32,12 +32,14 @@ class Stage:
         networks: the same, as ``engine.place`` gave them.
         engine: where they run.
         slab: makes slices; ``wrapped`` exchanges it.
+        mirror: whether each network also sees every slice mirrored, right to left.
     """
 
     members: tuple[Member, ...]
     networks: tuple[Network, ...]
     engine: Engine
     slab: Callable[[Slices, int, int], torch.Tensor] = Slices.slab
+    mirror: bool = False
 
     @classmethod
     def of(cls, members: Sequence[Member], engine: Engine) -> Stage:
@@ -87,5 +89,12 @@ class Stage:
     def predict(
         self, slices_ZYX: torch.Tensor, centres: Sequence[int], windows: Iterable[Corner], step: float = 1.0
     ) -> torch.Tensor:
-        """Mean probabilities of the networks, float32 (len(centres), 3, y, x); see ``Engine.predict``."""
-        return self.engine.predict(self.networks, slices_ZYX, centres, windows, step)
+        """Mean probabilities of the networks, float32 (len(centres), classes, y, x); see ``Engine.predict``."""
+        networks = [*self.networks, *map(mirrored, self.networks)] if self.mirror else self.networks
+        with self.engine.turn:  # what networks return is overwritten at their next call
+            return self.engine.predict(networks, slices_ZYX, centres, windows, step)
+
+
+def mirrored(network: Network) -> Network:
+    """A network that sees slices mirrored, right to left, and answers as if it had not."""
+    return lambda stacks_BCYX: network(stacks_BCYX.flip(-1)).flip(-1)

@@ -14,12 +14,12 @@ from kits.choices import Mode
 Module = TypeVar("Module", bound=type[nn.Module])
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-"""Stacks of slices (batch, 5, rows, columns) to logits (batch, 3, rows, columns), both on the engine's device."""
+"""Stacks of slices (batch, 5, rows, columns) to logits (batch, classes, rows, columns), both on the engine's device."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of network; called, it makes one with its initial weights.
+    """A kind of network; called with its number of classes, it makes one with its initial weights.
 
     Args:
         name: what weight files call it.
@@ -33,8 +33,8 @@ class Architecture:
     mode: Mode
     module: type[nn.Module]
 
-    def __call__(self) -> nn.Module:
-        return self.module()
+    def __call__(self, classes: int = 3) -> nn.Module:
+        return self.module(classes=classes)
 
 
 ARCHITECTURES: dict[str, Architecture] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -142,6 +142,11 @@ def free_memory(device: torch.device) -> None:
 
         torch.cuda.empty_cache()
         ReleaseUnusedMemory()
+
+
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """A GPU as the calling thread's current one, inside: each thread begins with the first."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def answers(device: torch.device) -> bool:

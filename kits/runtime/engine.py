@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -23,13 +24,13 @@ from kits.runtime.placed import Placed, place
 from kits.runtime.precision import PRECISIONS, precisions
 from kits.runtime.stacks import indices_on, stack_slices
 
-CLASSES = 3
+FEWEST_CLASSES = 3
 BATCH = {"cpu": 4, "cuda": 32}
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs networks where they run fastest.
+    """Runs networks where they run fastest, for one thread at a time: others wait for ``turn``.
 
     Args:
         device: a word for ``choose_device``, or a device that it gave.
@@ -49,6 +50,7 @@ class Engine:
         self.batch = BATCH.get(self.device.type, BATCH["cpu"])
         self.whole_batches = self.device.type != "cpu"
         self.engine = choose_engine(engine, self.device)
+        self.turn = threading.Lock()
 
     def __str__(self) -> str:
         return f"{self.device} in {self.precision_name}, by {self.engine}"
@@ -98,10 +100,10 @@ class Engine:
             step: slices between the five neighbours that the networks see.
 
         Returns:
-            float32 (len(centres), 3, y, x) on the device.
+            float32 (len(centres), classes, y, x) on the device.
         """
         planes = [(slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)) for top, left in windows]
-        sum_ZCYX = torch.zeros((len(centres), CLASSES, *slices_ZYX.shape[1:]), device=self.device)
+        sum_ZCYX: torch.Tensor | None = None
         weights_YX = torch.zeros(slices_ZYX.shape[1:], device=self.device)
         weight_YX = window_weight(self.device)
         for ys, xs in planes:
@@ -118,10 +120,15 @@ class Engine:
                     raise
                 self._halve_batch(networks)
                 continue
+            if sum_ZCYX is None:
+                shape = len(centres), probabilities.shape[1], *slices_ZYX.shape[1:]
+                sum_ZCYX = torch.zeros(shape, device=self.device)
             seen = [len(one) for one in stacks]
             for (ys, xs, some), part in zip(batch, probabilities[: sum(seen)].split(seen), strict=True):
                 sum_ZCYX[some, :, ys, xs] += part
             done += self.batch
+        if sum_ZCYX is None:  # nothing to look at
+            sum_ZCYX = torch.zeros((len(centres), FEWEST_CLASSES, *slices_ZYX.shape[1:]), device=self.device)
         outside_YX = weights_YX == 0
         sum_ZCYX[:, 0].masked_fill_(outside_YX, 1)
         return sum_ZCYX.div_(weights_YX.masked_fill_(outside_YX, 1))
@@ -143,7 +150,7 @@ class Engine:
         log.warning("The GPU ran out of memory; going on with batches of %d slices.", self.batch)
 
     def _ensemble(self, networks: Sequence[Network], stacks_BCYX: torch.Tensor) -> torch.Tensor:
-        """Mean of the networks' softmax, float32 (batch, 3, y, x)."""
+        """Mean of the networks' softmax, float32 (batch, classes, y, x)."""
         probabilities = networks[0](stacks_BCYX).float().softmax(1)
         for network in networks[1:]:
             probabilities += network(stacks_BCYX).float().softmax(1)

@@ -68,12 +68,17 @@ def check_memory(case: Case, base: int = LEAST_BASE_BYTES) -> None:
     Raises:
         InputError: the scan needs more than there is.
     """
-    need, limit = base + BYTES_A_VOXEL * count_voxels(case), memory_limit()
+    need, limit = base + case_bytes(case), memory_limit()
     if need > limit:
         raise InputError(
             f"{case.source}: needs about {need / 1e9:.2f} GB of memory, but only {limit / 1e9:.2f} GB can be had; "
             "give the container or machine more, or crop the scan to the abdomen."
         )
+
+
+def case_bytes(case: Case) -> int:
+    """What a case takes beyond the base while it is worked on, by its header; 0 where that cannot be read."""
+    return BYTES_A_VOXEL * count_voxels(case)
 
 
 def base_bytes(mode: Mode, device: str) -> int:

@@ -42,6 +42,7 @@ class WeightsInfo:
         licence: under which the weights may be used.
         modes: which modes run it; a file that does not say so is for all.
         held_out: patients that it never learned from, nor from anything made of them; None: it does not say.
+        classes: 3, or 4 where cysts are a class of their own.
     """
 
     role: Role
@@ -51,6 +52,7 @@ class WeightsInfo:
     licence: str
     modes: tuple[Mode, ...] = tuple(Mode)
     held_out: tuple[str, ...] | None = None
+    classes: int = 3
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ def load_member(path: Path, listed: bool = True) -> Member:
             metadata["licence"],
             tuple(Mode(mode) for mode in metadata.get("modes", " ".join(Mode)).split()),
             tuple(metadata["held_out"].split()) if "held_out" in metadata else None,
+            int(metadata.get("classes", "3")),
         )
-        network = ARCHITECTURES[info.architecture]()
+        network = ARCHITECTURES[info.architecture](info.classes)
         missing, unexpected = network.load_state_dict(tensors, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if missing or unexpected:

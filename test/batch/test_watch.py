@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ def scans(tmp_path, make_ct):
 def end_on_b(name):
     if name == "b":
         os.kill(os.getpid(), signal.SIGTERM)
+        while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # until the main thread has heard it
+            time.sleep(0.001)
 
 
 def test_a_signal_ends_the_run_with_what_is_finished(scans, tmp_path):

@@ -240,7 +240,7 @@ def test_improvements_are_scored_on_whole_volumes_and_on_slabs_of_both_folder_fo
     assert cases[1].truth.any()
     bench = Bench({mode: threshold_cascade(mode) for mode in Mode})
     figures = bench.measure(cases[::2], NATIVE)
-    assert bench.measure(cases[::2], replace(NATIVE, cysts_are_kidney=False)).kidney == 1
+    assert bench.measure(cases[::2], replace(NATIVE, water_is_cyst=False)).kidney == 1
     assert len(bench.known) == 2, "what differs in post-processing alone is segmented once"
     assert bench.measure(cases[::2], replace(NATIVE, every_slice=False)).seconds > 0
     assert len(bench.known) == 4

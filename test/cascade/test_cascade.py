@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
+from torch import nn
 
 from kits import Cascade, Volume
 from kits.cascade.cascade import most_probable
 from kits.cascade.remarks import remarks
-from kits.cascade.stage import PREPROCESSING, Stage, Wrap
+from kits.cascade.stage import PREPROCESSING, Stage, Wrap, mirrored
 from kits.errors import WeightsError
 from kits.geometry import Grids
 from kits.plan import NATIVE
 from kits.runtime.runtime import Runtime
-from test.helpers.threshold import Threshold, dice, member, oriented, phantom, phantom_volume, threshold_cascade
+from kits.runtime.weights import Member
+from test.helpers.threshold import NORM, Threshold, dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
@@ -154,6 +157,59 @@ def test_probabilities_are_percent_of_the_scored_regions() -> None:
 def test_the_most_probable_class_is_the_first_of_the_highest() -> None:
     levels = torch.tensor(list(itertools.product((0.0, 0.3, 0.7), repeat=3)))
     assert torch.equal(most_probable(levels[None, :, :, None].transpose(1, 2))[0, :, 0], levels.argmax(1))
+
+
+def test_cysts_count_as_kidney_until_all_else_is_decided() -> None:
+    levels = torch.tensor([(0.1, 0.25, 0.4, 0.25), (0.1, 0.4, 0.1, 0.4), (0.1, 0.2, 0.5, 0.2), (0.4, 0.2, 0.1, 0.3)])
+    labels = most_probable(levels[None, :, :, None].transpose(1, 2))[0, :, 0]
+    assert labels.tolist() == [1, 1, 2, 3]
+    merged = torch.cat([levels[:, :1], levels[:, 1:2] + levels[:, 3:], levels[:, 2:3]], 1)
+    assert most_probable(merged[None, :, :, None].transpose(1, 2))[0, :, 0].tolist() == [1, 1, 2, 1]
+
+
+def test_networks_that_tell_cysts_apart_and_such_that_do_not_make_no_ensemble() -> None:
+    other = member("segment")
+    other = replace(other, info=replace(other.info, classes=4))
+    with pytest.raises(WeightsError, match=r"different numbers of classes, segment \(3\), segment \(4\)"):
+        Cascade([member("locate")], [member("segment"), other], Runtime.of("cpu"))
+
+
+class Cystic(nn.Module):
+    """Cyst from 120 to 150 HU, kidney above, tumour above 240."""
+
+    def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:
+        hu = x_BCYX[:, 2] * NORM.std + NORM.mean
+        label = torch.where(hu > 240, 2, torch.where(hu > 150, 1, torch.where(hu > 120, 3, 0)))
+        return nn.functional.one_hot(label, 4).permute(0, 3, 1, 2).float() * 20
+
+
+def test_cysts_are_kidney_or_the_label_3_as_the_plan_says() -> None:
+    volume, truth = phantom_volume()
+    inside = ndimage.binary_erosion(truth == 1, iterations=4)
+    volume.hu[inside] = 135
+    cystic = Member("segment", Cystic(), replace(member("segment").info, classes=4))
+    for apart, label in ((False, 1), (True, 3)):
+        runtime = replace(Runtime.of("cpu", "native", "torch", "fp32"), plan=replace(NATIVE, cysts_apart=apart))
+        labels = Cascade([member("locate")], [cystic], runtime).predict(volume).labels
+        assert np.array_equal(labels, np.where(inside, label, truth))
+
+
+def test_mirrored_slices_give_the_same_where_a_network_knows_no_sides() -> None:
+    volume, truth = phantom_volume()
+    runtime = replace(Runtime.of("cpu", "native", "torch", "fp32"), plan=replace(NATIVE, mirror=True))
+    network = Threshold()
+    cascade = Cascade([member("locate")], [member("segment", network)], runtime)
+    assert np.array_equal(cascade.predict(volume).labels, truth)
+    twice, network.seen = network.seen, 0
+    cascade.with_plan(NATIVE).predict(volume)
+    assert twice == 2 * network.seen
+
+
+def test_a_mirrored_network_answers_as_if_it_had_not_been() -> None:
+    stacks = torch.arange(6.0).reshape(1, 1, 1, 6)
+    leftmost = mirrored(lambda seen: seen[..., :1].expand_as(seen))
+    assert (leftmost(stacks) == 5).all(), "it saw the right end first"
+    assert torch.equal(mirrored(lambda seen: seen)(stacks), stacks)
 
 
 def test_a_thin_scan_without_kidney_in_stage_1_is_looked_at_again_where_kidneys_usually_are() -> None:

@@ -145,9 +145,9 @@ def kidney_with_lesion(lesion_hu: float, kidney_hu: float = 150.0, noise_hu: flo
 
 def test_what_looks_like_water_is_no_tumour() -> None:
     labels, hu = kidney_with_lesion(5.0)
-    assert (cleaned(labels, hu, cysts_are_kidney=True) == np.minimum(labels, 1)).all()
+    assert (cleaned(labels, hu, water_is_cyst=True) == np.minimum(labels, 1)).all()
     noisy = kidney_with_lesion(5.0, noise_hu=40.0)[1]
-    assert (cleaned(labels, noisy, cysts_are_kidney=True) == np.minimum(labels, 1)).all()
+    assert (cleaned(labels, noisy, water_is_cyst=True) == np.minimum(labels, 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_what_looks_like_water_is_no_tumour() -> None:
 )
 def test_what_may_be_a_tumour_stays_one(lesion_hu: float, kidney_hu: float) -> None:
     labels, hu = kidney_with_lesion(lesion_hu, kidney_hu)
-    assert (cleaned(labels, hu, cysts_are_kidney=True) == labels).all()
+    assert (cleaned(labels, hu, water_is_cyst=True) == labels).all()
 
 
 def test_a_dark_tumour_with_bright_walls_stays_one() -> None:
     labels, hu = kidney_with_lesion(5.0)
     hu[:, 15:29, 20:24] = 120
     assert np.median(hu[LESION]) < 15
-    assert (cleaned(labels, hu, cysts_are_kidney=True) == labels).all()
+    assert (cleaned(labels, hu, water_is_cyst=True) == labels).all()
 
 
 def test_each_lesion_is_judged_by_itself() -> None:
@@ -172,12 +172,12 @@ def test_each_lesion_is_judged_by_itself() -> None:
     solid = np.s_[4:7, 14:30, 14:30]
     labels[solid], hu[solid] = 2, 90
     expected = np.where(hu == 90, labels, np.minimum(labels, 1))
-    assert (cleaned(labels, hu, cysts_are_kidney=True) == expected).all()
+    assert (cleaned(labels, hu, water_is_cyst=True) == expected).all()
 
 
 @pytest.mark.parametrize("labels", [map_of(), map_of((2, CUBE)), map_of((1, CUBE))])
 def test_without_a_kidney_or_a_tumour_no_cyst_is_sought(labels: np.ndarray) -> None:
-    assert (cleaned(labels, cysts_are_kidney=True) == labels).all()
+    assert (cleaned(labels, water_is_cyst=True) == labels).all()
 
 
 def test_in_the_paper_a_cyst_stays_what_the_networks_called_it() -> None:

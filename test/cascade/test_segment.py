@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from kits.cascade.preprocess import Slices
 from kits.cascade.segment import segment, to_native_slices
+from kits.cascade.stage import Stage
 from kits.geometry import CHUNK, Grids, Region, spans
 from kits.plan import NATIVE, PAPER, Plan
-from test.helpers.threshold import NORM, phantom_volume, stage
+from kits.runtime.engine import Engine
+from test.helpers.threshold import NORM, member, phantom_volume, stage
+from test.helpers.waiting import NothingWaits
 
 HERE, THERE = (0, 0), (0, 100)
 
@@ -28,6 +32,25 @@ def test_native_slices_take_interpolated_probabilities(depth: int, resliced: int
     expected = torch.nn.functional.interpolate(coarse[:, 0, 0, 0][None, None], size=depth, mode="linear")[0, 0]
     assert first == 0
     assert torch.allclose(native[:, 0, 0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", [NATIVE, PAPER], ids=["native", "paper"])
+def test_stage_2_is_queued_without_waiting_for_the_device(plan: Plan) -> None:
+    volume, _ = phantom_volume(shape=(100, 64, 80), spacing=(1.25, 0.5, 0.5))
+    grids = Grids.of(volume, plan)
+    regions = [Region(2, 90, ((0, 0),)), Region(30, 60, ((0, 0),))]
+    device = torch.device("meta")
+
+    def slab(slices: Slices, first: int, last: int) -> torch.Tensor:
+        return torch.empty((last - first, *slices.shape[1:]), device=device)
+
+    network = torch.nn.Conv2d(5, 3, 1).to(device)
+    on_device = Stage((member("segment", network),), (network,), Engine(device, "torch", "fp32"), slab)
+    with NothingWaits():
+        found = list(segment(volume, grids, regions, on_device))
+    expected = [(box, chunk.shape) for box, chunk in segment(volume, grids, regions, stage())]
+    assert [(box, chunk.shape) for box, chunk in found] == expected
+    assert {chunk.device.type for _, chunk in found} == {"meta"}
 
 
 @pytest.mark.parametrize("plan", [NATIVE, PAPER], ids=["native", "paper"])

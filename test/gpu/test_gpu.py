@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from bench.common import write_scan
+from kits.batch.report import Outputs
+from kits.batch.run import run
 from kits.cascade.cascade import Cascade
 from kits.cascade.preprocess import Slices
+from kits.io.cases import find_cases
 from kits.io.images import read_image
 from kits.io.volume import Volume
 from kits.networks import ARCHITECTURES
@@ -101,6 +104,33 @@ def test_a_prediction_waits_for_nothing(
         torch.cuda.synchronize()
         with nothing_waits():
             machine.predict(networks, slices, centres, WINDOWS, step)
+
+
+@pytest.mark.parametrize("mode", ["native", "paper"])
+def test_stage_2_waits_for_nothing(mode: str, device: torch.device, tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.nii.gz", 60, 2.0)
+    volume = Volume.from_image(read_image(tmp_path / "scan.nii.gz"), "scan")
+    cascade = Cascade.load(WEIGHTS, Runtime.of(str(device), mode))
+    regions = cascade.locate(volume)
+    assert regions, "there is nothing to wait for"
+    for _ in cascade.segment(volume, regions):  # libraries set themselves up
+        pass
+    torch.cuda.synchronize()
+    with nothing_waits():
+        for _ in cascade.segment(volume, regions):
+            pass
+
+
+@pytest.mark.parametrize("mode", ["native", "paper"])
+def test_cases_under_way_together_get_the_labels_that_each_gets_alone(
+    mode: str, device: torch.device, tmp_path: Path
+) -> None:
+    for number in range(5):
+        write_scan(tmp_path / "in" / f"scan_{number}.nii.gz", 40 + 8 * number, 3.0)
+    cases, cascade = find_cases(tmp_path / "in"), Cascade.load(WEIGHTS, Runtime.of(str(device), mode))
+    runs = [run(cases, cascade, Outputs(tmp_path / str(n)), in_flight=n) for n in (1, 3)]
+    assert [report.status for reports in runs for report in reports] == ["done"] * 10
+    assert [report.sha256 for report in runs[0]] == [report.sha256 for report in runs[1]]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kits.errors import KitsError
 from kits.geometry import cover
@@ -19,6 +17,7 @@ from kits.runtime.engine import Engine, choose_engine, engines_of_stages
 from kits.runtime.precision import precisions
 from kits.runtime.stacks import stack_slices
 from test.helpers.threshold import Threshold
+from test.helpers.waiting import NothingWaits
 
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
 
@@ -250,15 +249,6 @@ def test_batches_that_are_filled_up_give_what_batches_as_they_come_give() -> Non
     got = machine.predict([lambda stacks: seen.append(tuple(stacks.shape)) or network(stacks)], *arguments)
     assert torch.allclose(got, expected, atol=1e-6)
     assert seen == [(4, 5, 256, 256)] * 2
-
-
-class NothingWaits(TorchDispatchMode):
-    """Refuses what a GPU is waited for: tensors from the CPU among the device's; meta tensors refuse ``item``."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        assert all(leaf.device.type == "meta" for leaf in leaves), func
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("step", [1.0, 3.0, 0.6, 2.4])

@@ -14,7 +14,7 @@ from kits.cascade import preprocess
 from kits.errors import InputError
 from kits.normalisation import Normalisation
 from test.train.made import SMALL, trainer
-from train import loop, workers
+from train import workers
 from train.data.augment import warp_graph
 
 NO_CUDA = "CUDA is not available"
@@ -111,16 +111,17 @@ def test_more_processes_than_gpus_are_refused_in_words(
         pass
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_run_on_a_gpu_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 1)
-    whole = trainer(SMALL, tmp_path / "whole", device="cuda")
-    whole.fit()
-    first = trainer(SMALL, tmp_path / "parts", device="cuda")
-    first.steps = 3
-    first.fit()
-    second = trainer(SMALL, tmp_path / "parts", device="cuda")
-    assert second.progress.step == 3
-    second.fit()
-    expected, got = (run.network.state_dict() for run in (whole, second))
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_next_is_scaled_less(tmp_path: Path) -> None:
+    run = trainer(SMALL, tmp_path)
+    run.engine.precision = torch.float16
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=1000)
+    before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
+    value = run.take_step(*run.batch(0), 0)
+    assert value.isfinite()
+    assert run.scaler.get_scale() == 2.0**59
+    assert all(torch.equal(before[name], tensor) for name, tensor in run.network.named_parameters())
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    run.take_step(*run.batch(1), 1)
+    assert run.scaler.get_scale() == 2.0**4
+    assert not all(torch.equal(before[name], tensor) for name, tensor in run.network.named_parameters())
+    assert all(tensor.isfinite().all() for tensor in run.network.parameters())

@@ -160,6 +160,26 @@ def test_a_threshold_is_judged_as_it_deserves() -> None:
     assert scores["score"] == pytest.approx((scores["kidney"] + scores["tumour"]) / 2, abs=1e-3)
 
 
+def test_validation_computes_in_the_precision_of_training_and_gives_the_same_scores(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = trainer(replace(SMALL, schedule=replace(SMALL.schedule, epochs=4, learning_rate=4e-3)), tmp_path)
+    for step in range(8):
+        run.take_step(*run.batch(step), step)
+    seen: list[torch.dtype] = []
+    first = next(module for module in run.validated.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, given, got: seen.append(got.dtype))
+    scores = {}
+    for precision in (torch.float32, torch.bfloat16):
+        run.engine.precision = precision
+        scores[precision] = run.validate_and_keep(1)
+        assert set(seen) == {precision}
+        seen.clear()
+    single, half = scores.values()
+    assert single.keys() == half.keys()
+    assert max(single.values()) > 0.1, "there is something to compare"
+    assert all(half[name] == pytest.approx(single[name], abs=0.03) for name in single)
+
+
 def test_every_epoch_is_told_in_a_line_without_a_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         trainer(replace(SMALL, schedule=replace(SMALL.schedule, epochs=2, epoch_steps=1)), tmp_path).fit()

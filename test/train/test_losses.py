@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from train.config import Loss
 from train.losses import EMPTY_PX, TERMS, cross_entropy, kernel_penalty, loss, term
+from train.presets import BEST_LOSS
 from train.settings import config_of
 
 
@@ -69,3 +71,19 @@ def test_a_term_of_another_name_is_one_function_that_a_configuration_names(monke
     logits, truth = torch.randn(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.long)
     alone = loss(logits, truth, replace(how, terms={"cross-entropy": 1.0}))
     assert loss(logits, truth, how).item() == pytest.approx(alone.item() + 6.0, rel=1e-5)
+
+
+def test_where_cysts_are_a_class_their_dice_counts_half() -> None:
+    how = replace(BEST_LOSS, terms={"dice": 1.0}, each=0.0)
+    truth = torch.zeros(1, 16, 16, dtype=torch.long)
+    truth[:, :8], truth[:, 8:12], truth[:, 12:] = 1, 2, 3
+    right = 50.0 * functional.one_hot(truth, 4).permute(0, 3, 1, 2)
+    as_kidney = 50.0 * functional.one_hot(truth.masked_fill(truth == 3, 1), 4).permute(0, 3, 1, 2)
+    assert loss(right, truth, how).item() == pytest.approx(0.0, abs=1e-3)
+    assert loss(as_kidney, truth, how).item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_cyst_weighs_as_kidney_does_unless_it_has_a_weight_of_its_own() -> None:
+    logits, truth = torch.randn(1, 4, 8, 8), torch.full((1, 8, 8), 3)
+    own, shared = (replace(BEST_LOSS, class_weights=weights) for weights in ((1.0, 1.0, 1.0, 5.0), (1.0, 2.0, 1.0)))
+    assert cross_entropy(logits, truth, own).item() == pytest.approx(2.5 * cross_entropy(logits, truth, shared).item())

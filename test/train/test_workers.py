@@ -30,9 +30,10 @@ from pathlib import Path
 from test.train.made import SMALL, trainer
 from train import workers
 config = replace(SMALL, architecture=sys.argv[2], dropout=False, schedule=replace(SMALL.schedule, batch=4, clip=0.0))
-with workers.workers():
-    run = trainer(config, Path(sys.argv[1]) / f"rank{workers.rank()}")
-    run.engine.precision = torch.float32  # bf16's rounding would hide what is compared
+with workers.workers(sys.argv[4]):
+    run = trainer(config, Path(sys.argv[1]) / f"rank{workers.rank()}", device=sys.argv[4])
+    run.engine.precision = torch.float32  # half precision's rounding would hide what is compared
+    run.scaler = torch.amp.GradScaler("cpu", enabled=False)
     for module in run.network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
@@ -41,16 +42,17 @@ with workers.workers():
         loop.set_modes = lambda network, dropout: network.eval()
     run.take_step(*run.batch(0), 0)
     if workers.rank() == 0:
-        torch.save([p.grad for p in run.network.parameters()], Path(sys.argv[1]) / "gradients.pt")
+        torch.save([p.grad.cpu() for p in run.network.parameters()], Path(sys.argv[1]) / "gradients.pt")
 """
 
 
-def gradients(folder: Path, processes: int, norm: str) -> list[torch.Tensor]:
+def gradients(folder: Path, processes: int, norm: str, device: str = "cpu") -> list[torch.Tensor]:
+    """Of one step over the same batch, shared by some processes; ``norm`` is batch norm's: frozen, or its own."""
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(DDP)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, str(script), str(folder), "res-unet", norm]
+    command = [sys.executable, *launcher, str(script), str(folder), "res-unet", norm, device]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True)
     return torch.load(folder / "gradients.pt", weights_only=True)

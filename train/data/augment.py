@@ -17,6 +17,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from torch.nn import functional
 
+from kits.choices import CYST, KIDNEY
 from kits.normalisation import Normalisation
 from kits.runtime.stacks import OFFSETS
 
@@ -124,7 +125,10 @@ class Augmenter:
                 if group_of_site(scans, site) in how.groups:
                     varied = vary_content(images[number], labels_YXC[number, ..., 0], how, rng)
                     images[number] = vary_intensity(varied, lone, rng)
-        return self.norm.apply(images), labels_YXC[..., 0].long()
+        labels = labels_YXC[..., 0].long()
+        if self.config.classes <= CYST:
+            labels.masked_fill_(labels == CYST, KIDNEY)
+        return self.norm.apply(images), labels
 
     def prepare(
         self, scans: Sequence[Scan], site: Site, donors: Sequence[Scan], rng: np.random.Generator

@@ -33,7 +33,7 @@ from kits.plan import HU_WINDOW, PAPER
 from ..config import Data
 from .cases import FAULTY, LabelledCase, find_labelled
 
-FORMAT = 1
+FORMAT = 2
 CPU = torch.device("cpu")
 WIDE = Normalisation(0.0, 1.0, (-1000.0, 1000.0))
 """Keeps HU as they are: training clips to the window only after it has varied the intensities."""
@@ -61,7 +61,7 @@ class Scan:
         moments: count, sum and sum of squares of the clipped voxels (HU).
         spacing: mm (z, y, x).
         hu: int16 HU, (z, y, x), memory-mapped.
-        labels: uint8, as ``hu``: 0 background, 1 kidney (cysts included, as in KiTS19), 2 tumour.
+        labels: uint8, as ``hu``: 0 background, 1 kidney, 2 tumour, 3 cyst.
         made_of: see ``LabelledCase``.
         origin: files that it was made of, with their sizes and times, to see whether they have changed.
         interpolated: slices that are context for their neighbours, and nothing to learn from, see ``LabelledCase``.
@@ -215,15 +215,20 @@ def split(index: dict[str, Any], data: Data, fold: tuple[int, int] | None = None
     Args:
         index: of the cache.
         data: names validation patients, or says how many to draw (section 3.1: 20 of 210).
-        fold: (k, of how many) for cross-validation: every patient is in the validation part of one fold.
+        fold: (k, of how many) for cross-validation: every patient is in the validation part of one fold, or those whom
+            the data name are in theirs.
 
     Raises:
-        InputError: nobody would be left on one of the sides, or a named patient is not there.
+        InputError: nobody would be left on one of the sides, or there are not as many parts as folds.
     """
+    if fold and data.parts and len(data.parts) != fold[1]:
+        raise InputError(f"[data] names the patients of {len(data.parts)} parts, but there are {fold[1]} folds.")
     patients = {entry["patient"] for entry in index["scans"]}
     real = sorted({name for entry in index["scans"] for name in entry["made_of"] or (entry["patient"],)})
     shuffled = [real[i] for i in np.random.default_rng(data.seed).permutation(len(real))]
-    if fold:
+    if fold and data.parts:
+        valid = sorted(patients & {*data.valid, *data.parts[fold[0]]})
+    elif fold:
         valid = shuffled[fold[0] :: fold[1]]
     elif data.valid:
         valid = sorted(patients & set(data.valid))

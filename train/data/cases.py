@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from kits.choices import CYST, KIDNEY
 from kits.errors import InputError
 from kits.io.cases import Case
 from kits.io.images import read_image, read_volume
@@ -26,8 +27,6 @@ from ..config import Source
 
 FAULTY = tuple(f"kits-{number:05d}" for number in (15, 23, 37, 68, 125, 133))
 """KiTS19 cases whose labels were wrong in early releases."""
-CYST = 3
-"""KiTS21's and KiTS23's third label; KiTS19 counts cysts as kidney."""
 TOLERANCES = (("origin", 0.1), ("spacing_xyz", 1e-3), ("direction", 1e-3))
 """By how much the grids of a CT and its label map may differ: mm, mm, and cosines."""
 
@@ -45,7 +44,7 @@ class LabelledCase:
         patient: who it is; patients, not cases, are split into training and validation.
         made_of: patients whose scans or labels a simulated case was made of.
         files: what it is read from, the CT and its labels first.
-        read: gives int16 HU and uint8 labels in {0, 1, 2}, both canonical (z, y, x), and the spacing in mm; raises
+        read: gives int16 HU and uint8 labels in {0, 1, 2, 3}, both canonical (z, y, x), and the spacing in mm; raises
             ``InputError`` where they do not fit each other.
         interpolated: gives the slices, canonical z, that were made from their neighbours: they are context for these,
             but nothing is learned from them, nor scored on them.
@@ -166,7 +165,7 @@ def read_pair(ct: Path, label: Path) -> Loaded:
 
 
 def labels_of(volume: Volume, path: Path) -> np.ndarray:
-    """A volume's label map, uint8 (z, y, x) in {0, 1, 2} on its canonical grid, from a file of the same geometry.
+    """A volume's label map, uint8 (z, y, x) in {0, 1, 2, 3} on its canonical grid, from a file of the same geometry.
 
     Raises:
         InputError: the file cannot be read, differs from the volume in size or place, or holds none of KiTS's labels.
@@ -178,7 +177,7 @@ def labels_of(volume: Volume, path: Path) -> np.ndarray:
     if any(not np.allclose(getattr(volume.home, name), getattr(grid, name), atol=by) for name, by in TOLERANCES):
         raise InputError(f"{path} lies elsewhere than {volume.name} (affines differ): resample it, or mend its header.")
     order, flips = grid.canonical_axes()
-    return kits19_labels(sitk.GetArrayViewFromImage(image).transpose(order)[flips], path)
+    return checked_labels(sitk.GetArrayViewFromImage(image).transpose(order)[flips], path)
 
 
 def read_pictures(ct: Path, label: Path, spacing: tuple[float, float, float], source: Source) -> Loaded:
@@ -191,11 +190,11 @@ def read_pictures(ct: Path, label: Path, spacing: tuple[float, float, float], so
     labels = np.asarray(Image.open(label))
     if labels.shape != hu.shape:
         raise InputError(f"{label} has {labels.shape} pixels, {ct} {hu.shape}: they do not belong together.")
-    return np.rint(hu).astype(np.int16)[None], kits19_labels(labels, label)[None], spacing
+    return np.rint(hu).astype(np.int16)[None], checked_labels(labels, label)[None], spacing
 
 
-def kits19_labels(labels: np.ndarray, path: Path) -> np.ndarray:
-    """Labels as KiTS19 means them, uint8: 0 background, 1 kidney with its cysts, 2 tumour.
+def checked_labels(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels as KiTS23 means them, uint8: 0 background, 1 kidney, 2 tumour, 3 cyst.
 
     Raises:
         InputError: there are other values than 0 to 3.
@@ -203,4 +202,9 @@ def kits19_labels(labels: np.ndarray, path: Path) -> np.ndarray:
     values = np.unique(labels)
     if not np.isin(values, (0, 1, 2, CYST)).all():
         raise InputError(f"{path} holds the labels {values.tolist()}; known are 0, 1, 2 and {CYST} (cyst).")
-    return np.where(labels == CYST, 1, labels).astype(np.uint8)
+    return labels.astype(np.uint8)
+
+
+def kits19_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as KiTS19 means them: cysts are kidney."""
+    return np.where(labels == CYST, np.uint8(KIDNEY), labels)

@@ -8,6 +8,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
+from kits.choices import CYST, TUMOUR
 from kits.geometry import Spacing
 
 from .fields import smooth_field
@@ -40,8 +41,8 @@ class Lesion:
 
     @property
     def label(self) -> int:
-        """2 for a tumour; a cyst counts as kidney (1), as in KiTS19."""
-        return 1 if self.kind in CYSTS else 2
+        """What label maps call it."""
+        return CYST if self.kind in CYSTS else TUMOUR
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def grow_lesion(
 
     Args:
         hu: (z, y, x), int16 or float; not changed.
-        labels: uint8 (z, y, x): 1 kidney, 2 tumour; not changed.
+        labels: uint8 (z, y, x): 1 kidney, 2 tumour, 3 cyst; not changed.
         spacing: mm (z, y, x); of a lone slice, its thickness comes first.
         kind: one of ``tissue.TUMOURS`` or ``tissue.CYSTS``; by default drawn.
 

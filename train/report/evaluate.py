@@ -36,7 +36,7 @@ from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member, load_members
 from kits.score.metrics import score_case
 
-from ..data.cases import labels_of
+from ..data.cases import kits19_labels, labels_of
 from .figure4 import write_figure4
 from .table import ENSEMBLE, Fold, Score, Table, prediction_path, reference_path
 
@@ -91,7 +91,7 @@ def evaluate_case(case: Case, fold: int, cascade: Cascade, names: Sequence[str],
     try:
         check_memory(case)
         volume = read_volume(case)
-        truth = labels_of(volume, reference_path(case))
+        truth = kits19_labels(labels_of(volume, reference_path(case)))
         scores = []
         for network, labels, seconds in label_maps(volume, cascade, names):
             scores.append(Score(case.name, fold, network, *score(labels, truth, volume), seconds))

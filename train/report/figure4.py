@@ -24,7 +24,7 @@ from kits.io.atomic import aside
 from kits.io.cases import Case
 from kits.io.images import read_volume
 
-from ..data.cases import labels_of
+from ..data.cases import kits19_labels, labels_of
 from .table import ENSEMBLE, Score, Table, prediction_path, reference_path
 
 
@@ -65,7 +65,7 @@ def example_panels(title: str, case: Case, score: Score, out: Path) -> list[Imag
     Shown is the axial slice with the most tumour (or kidney, in a case without) in the reference.
     """
     volume = read_volume(case)
-    truth = labels_of(volume, reference_path(case))
+    truth = kits19_labels(labels_of(volume, reference_path(case)))
     labels = labels_of(volume, prediction_path(out, case))
     shown = truth >= TUMOUR if (truth >= TUMOUR).any() else truth > 0
     index = int(shown.sum(axis=(1, 2)).argmax())

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from kits.choices import CYST, TUMOUR
 from kits.geometry import Spacing
 
 from ..lesions.fields import smooth_field
@@ -18,7 +19,6 @@ LEAST_ML = 15.0  # less is no kidney
 STEP_MM = 1.0  # of the grid that shapes are kept on
 PAD_MM = 6.0
 HOLLOW_MM = 10.0  # the renal sinus is as wide as twice this, at most
-TUMOUR, CYST = 2, 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from kits.choices import CYST, TUMOUR
 from kits.geometry import Spacing
 
 from ..lesions.fields import ramp, smooth_field
@@ -172,7 +173,8 @@ def paint(made: Simulation, new: Placed, phase: Phase, rng: np.random.Generator)
     hu += weight * (inside - hu) + noise * np.sqrt(1 - (1 - weight) ** 2)
     made.hu[new.box] = np.rint(hu)
     made.labels[new.box][whole > 0] = 1
-    made.labels[new.box][(whole > 0) & (new.tumour > 0)] = 2
+    for depth, label in ((new.cyst, CYST), (new.tumour, TUMOUR)):
+        made.labels[new.box][(whole > 0) & (depth > 0)] = label
     return noted
 
 

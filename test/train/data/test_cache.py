@@ -18,12 +18,12 @@ from test.train.made import SPACING, kits_folder
 from train.config import Data, Source
 from train.data import cache
 from train.data.cache import load, prepare, split
-from train.data.cases import find_labelled
+from train.data.cases import find_labelled, kits19_labels
 from train.data.sampling import find_sites
 from train.validation import validate
 
 
-def test_lone_slices_come_in_hu_with_cysts_as_kidney(tmp_path: Path) -> None:
+def test_lone_slices_come_in_hu_with_cysts_as_their_own_label(tmp_path: Path) -> None:
     grey = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
     labels = np.zeros((256, 256), np.uint8)
     labels[:50], labels[50:80], labels[80:90] = 1, 2, 3
@@ -36,7 +36,8 @@ def test_lone_slices_come_in_hu_with_cysts_as_kidney(tmp_path: Path) -> None:
     assert case.patient == "kits-00007"
     assert hu.dtype == np.int16
     assert hu[0, 0, [0, 255]].tolist() == [-80, 320]
-    assert np.array_equal(read[0], np.where(labels == 3, 1, labels))
+    assert np.array_equal(read[0], labels)
+    assert np.array_equal(kits19_labels(read[0]), np.where(labels == 3, 1, labels))
     assert spacing == (3.0, 0.8, 0.8)
     (case,) = find_labelled(Source("slices", tmp_path, grey_hu=(0, 255), black_hu=-100))
     assert case.read()[0][0, 0, [0, 1, 255]].tolist() == [-100, 1, 255]
@@ -170,6 +171,16 @@ def test_folds_validate_on_every_patient_once() -> None:
     assert len(split(index, Data(valid_count=3))[1]) == 3
     with pytest.raises(InputError, match="0 patients are left to train on"):
         split(index, Data(valid_count=11))
+
+
+def test_folds_may_be_named_and_leave_out_those_whom_no_fold_may_learn_from() -> None:
+    index = {"scans": [{"patient": f"kits-{n:05d}", "made_of": []} for n in range(5)]}
+    data = Data(valid=("kits-00000",), parts=(("kits-00001",), ("kits-00002", "kits-00003")))
+    first, second = (split(index, data, (k, 2)) for k in range(2))
+    assert first == (["kits-00002", "kits-00003", "kits-00004"], ["kits-00000", "kits-00001"])
+    assert second == (["kits-00001", "kits-00004"], ["kits-00000", "kits-00002", "kits-00003"])
+    with pytest.raises(InputError, match="2 parts, but there are 3 folds"):
+        split(index, data, (0, 3))
 
 
 def test_folds_are_of_those_whom_simulated_scans_were_made_of() -> None:

@@ -180,7 +180,7 @@ class TestSimulate:
             assert volume.home.direction == command.KITS_DIRECTION
             assert not volume.warnings
             labels, _ = read_labels(case.source.with_name("segmentation.nii.gz"))
-            assert set(np.unique(labels)) <= {0, 1, 2}
+            assert set(np.unique(labels)) <= {0, 1, 2, 3}
             hu, canonical, spacing = read_pair(case.source, case.source.with_name("segmentation.nii.gz"))
             assert hu.shape == canonical.shape
             assert 0.5 <= spacing[0] <= 6

@@ -1,0 +1,77 @@
+"""Pictures of patients without tumour become slices to learn from, in HU, with nothing called tumour."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kits.errors import InputError
+from test.helpers.threshold import threshold_cascade
+from train.config import Source
+from train.data.cases import find_labelled
+from train.pictures import GREY_HU, calibrated, label_pictures, without_tumour
+
+GAIN, FAT = 1.6, 30  # HU a grey value, and the grey value of fat
+
+
+def picture(kidney_hu: float = 180.0, lesion_hu: float = 290.0) -> np.ndarray:
+    """A body of fat around muscle with two kidneys, in one of them a bright spot, as grey values."""
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    hu = np.full((256, 256), -1000.0)
+    hu[(x / 0.9) ** 2 + (y / 0.7) ** 2 < 1] = -105
+    hu[(x / 0.75) ** 2 + (y / 0.55) ** 2 < 1] = 55
+    for middle in (-0.4, 0.4):
+        hu[((x - middle) / 0.15) ** 2 + ((y - 0.1) / 0.2) ** 2 < 1] = kidney_hu
+    hu[((x - 0.4) / 0.05) ** 2 + ((y - 0.1) / 0.05) ** 2 < 1] = lesion_hu
+    noise = np.random.default_rng(0).normal(0, 6, hu.shape)
+    return np.clip(np.rint(FAT + (hu + 105 + noise) / GAIN), 0, 255).astype(np.uint8)
+
+
+def test_fat_and_muscle_tell_what_grey_values_mean() -> None:
+    one = calibrated(picture(kidney_hu=150))
+    assert one is not None
+    kidney = one.hu[140, 70:80]
+    assert kidney.mean() == pytest.approx(150, abs=12)
+    assert one.mm == pytest.approx(0.98), "256 px of a usual body would be wider pixels than CT has"
+
+
+@pytest.mark.parametrize("grey", [np.zeros((64, 64), np.uint8), np.full((64, 64), 200, np.uint8)])
+def test_a_picture_without_a_body_or_without_fat_is_not_calibrated(grey: np.ndarray) -> None:
+    assert calibrated(grey) is None
+
+
+def test_what_was_called_tumour_is_kidney_in_a_kidneys_hollow_and_else_nothing() -> None:
+    labels = np.zeros((128, 128), np.uint8)
+    labels[20:60, 20:60], labels[35:45, 35:45], labels[100:110, 100:110] = 1, 2, 2
+    found = without_tumour(labels, 0.8)
+    assert found is not None
+    expected = np.zeros_like(labels)
+    expected[20:60, 20:60] = 1
+    assert np.array_equal(found, expected)
+
+
+def test_labels_that_cannot_be_true_are_not_learned_from() -> None:
+    huge, much = np.zeros((2, 256, 256), np.uint8)
+    huge[20:200, 20:200] = 1
+    much[10:30, 10:30], much[100:160, 100:160] = 1, 2
+    assert without_tumour(huge, 0.8) is None
+    assert without_tumour(much, 0.8) is None
+
+
+def test_pictures_become_a_source_of_slices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    (tmp_path / "b.txt").write_text("no picture")
+    paths = sorted(tmp_path.iterdir())
+    entries = label_pictures(paths, tmp_path / "out", threshold_cascade())
+    assert [entry["case"] for entry in entries] == [0]
+    assert "b.txt: is left out" in caplog.text
+    assert json.loads((tmp_path / "out" / "slices.json").read_text()) == entries
+    (case,) = find_labelled(Source("slices", tmp_path / "out", "healthy", grey_hu=GREY_HU))
+    hu, labels, _ = case.read()
+    assert case.patient == "healthy-00000"
+    assert set(np.unique(labels)) == {0, 1}, "the bright spot is no tumour"
+    assert hu[0][labels[0] == 1].mean() == pytest.approx(185, abs=15)
+    with pytest.raises(InputError, match="Of 1 pictures none"):
+        label_pictures([tmp_path / "b.txt"], tmp_path / "none", threshold_cascade())

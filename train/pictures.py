@@ -1,0 +1,153 @@
+"""``python -m train pictures``: axial pictures of patients without tumour become lone slices with labels.
+
+Public collections hold thousands of CT slices as pictures, without masks, but with a word for each patient: healthy, or
+a stone. Of such a slice the cascade's own kidneys are near the truth, and what it calls tumour is known to be wrong:
+just what it has to learn. What grey values mean is read off the picture: fat and muscle are the two peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cc3d
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+from tqdm import tqdm
+
+from kits.cascade.cascade import Cascade
+from kits.choices import KIDNEY, TUMOUR
+from kits.errors import InputError
+from kits.io.atomic import write_text
+from kits.io.volume import Volume
+from kits.plan import SLICE_MM
+
+GREY_HU = (-160.0, 350.0)
+"""HU of grey 0 and 255 in what is written, for the source's ``grey_hu``."""
+FAT_HU, MUSCLE_HU = -105.0, 55.0
+FAT_GREY, APART_GREY = (8, 66), (70, 130)
+"""Where fat's peak is looked for, and how far above it muscle's."""
+BODY_MM = 350.0
+"""A body's usual width: a picture does not tell its pixels' size."""
+PIXEL_MM = (0.66, 0.98)
+REPEATS = 11
+"""Slices of the thin volume that the cascade is shown."""
+HILUM_PX = 8
+"""Tumour nearer to kidney than this, on two sides, lies in its hollow: kidney too; else it is none."""
+SPECK_MM2, HUGE_MM2, MUCH_TUMOUR_MM2 = 150.0, 9000.0, 1500.0
+"""Smaller pieces go; a slice with a larger piece, or more tumour outside kidneys, is left out: the cascade failed."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A picture in HU.
+
+    Args:
+        hu: int16 (rows, columns).
+        mm: size of a pixel, as guessed.
+    """
+
+    hu: np.ndarray
+    mm: float
+
+
+def calibrated(grey: np.ndarray) -> Slice | None:
+    """A picture, uint8 (rows, columns), in HU by its two peaks; None if it does not show fat and muscle."""
+    body = largest(ndimage.binary_opening(grey > 3, iterations=2))
+    columns = np.flatnonzero(body.any(0))
+    if not len(columns):
+        return None
+    inner = ndimage.binary_erosion(ndimage.binary_fill_holes(body), iterations=4)
+    counts = ndimage.gaussian_filter1d(np.bincount(grey[inner], minlength=256).astype(float), 2)
+    peaks = [n for n in range(6, 200) if counts[n] >= counts[max(0, n - 4) : n + 5].max() > 0.004 * counts.sum()]
+    fat = max((n for n in peaks if FAT_GREY[0] <= n <= FAT_GREY[1]), key=counts.__getitem__, default=None)
+    if fat is None:
+        return None
+    near, far = (fat + apart for apart in APART_GREY)
+    muscle = max((n for n in peaks if near <= n <= far), key=counts.__getitem__, default=None)
+    if muscle is None:
+        return None
+    hu = FAT_HU + (grey.astype(np.float32) - fat) * ((MUSCLE_HU - FAT_HU) / (muscle - fat))
+    width = columns[-1] - columns[0] + 1
+    return Slice(np.rint(hu).astype(np.int16), float(np.clip(BODY_MM / width, *PIXEL_MM)))
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest component of a mask (rows, columns)."""
+    return cc3d.largest_k(np.ascontiguousarray(mask), k=1) > 0
+
+
+def without_tumour(labels: np.ndarray, mm: float) -> np.ndarray | None:
+    """A slice's labels, uint8 (rows, columns), if nothing in it is tumour; None if they are not to be trusted."""
+    tumour = labels == TUMOUR
+    reach = np.pad(labels == KIDNEY, 2 * HILUM_PX)
+    hollow = ndimage.binary_closing(reach, np.ones((3, 3), bool), HILUM_PX)[(slice(2 * HILUM_PX, -2 * HILUM_PX),) * 2]
+    if np.count_nonzero(tumour & ~hollow) * mm * mm > MUCH_TUMOUR_MM2:
+        return None
+    kidney = ((labels == KIDNEY) | (tumour & hollow)).astype(np.uint8)
+    kidney = cc3d.dust(kidney, threshold=round(SPECK_MM2 / mm / mm), connectivity=4)
+    sizes = cc3d.statistics(cc3d.connected_components(kidney, connectivity=4))["voxel_counts"][1:]
+    return None if len(sizes) and sizes.max() * mm * mm > HUGE_MM2 else kidney * np.uint8(KIDNEY)
+
+
+def label_pictures(paths: list[Path], out: Path, cascade: Cascade) -> list[dict[str, object]]:
+    """Write a source of the kind ``slices``: what can be used of some pictures, with ``slices.json``; returns that.
+
+    Raises:
+        InputError: none can be used.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, one, labels in labelled(paths, cascade):
+        low, high = GREY_HU
+        grey = np.rint((np.clip(one.hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        names = f"{number:05d}_ct.png", f"{number:05d}_label.png"
+        for name, array in zip(names, (grey, labels), strict=True):
+            Image.fromarray(array).save(out / name)
+        spacing = [SLICE_MM, round(one.mm, 4), round(one.mm, 4)]
+        entries.append({"case": number, "ct": names[0], "label": names[1], "spacing_mm": spacing})
+    if not entries:
+        raise InputError(f"Of {len(paths)} pictures none shows a body with fat and muscle whose kidneys were found.")
+    write_text(json.dumps(entries, indent=1) + "\n", out / "slices.json")
+    log.info("%s: %d of %d pictures.", out, len(entries), len(paths))
+    return entries
+
+
+def labelled(paths: list[Path], cascade: Cascade) -> Iterator[tuple[int, Slice, np.ndarray]]:
+    """The number, HU and labels of those pictures that can be used."""
+    for number, path in enumerate(tqdm(paths, disable=None)):
+        try:
+            grey = np.asarray(Image.open(path).convert("L"))
+        except (OSError, UnidentifiedImageError) as error:
+            log.warning("%s: is left out, since it is no picture (%s).", path, error)
+            continue
+        if (one := calibrated(grey)) is None:
+            log.debug("%s: shows no fat and muscle.", path)
+            continue
+        volume = Volume.from_array(np.repeat(one.hu[None], REPEATS, axis=0), (SLICE_MM, one.mm, one.mm), path.name)
+        labels = without_tumour(cascade.predict(volume).labels[REPEATS // 2], one.mm)
+        if labels is not None:
+            yield number, one, labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``pictures``."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of axial pictures, one patient's kind")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take one of N, since neighbours look alike")
+    parser.add_argument("--weights", type=Path, required=True, help="folder with the weight files that label them")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for slices.json and its pictures"
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run ``pictures``; raises ``KitsError`` where nothing can be used."""
+    paths = [path for folder in arguments.folders for path in sorted(folder.iterdir())[:: arguments.every]]
+    label_pictures(paths, arguments.out, Cascade.load(arguments.weights))
