@@ -9,6 +9,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from kits.batch.watch import Stopped, Watch, process_age
 from kits.choices import Status
 from kits.errors import InputError, OutputError, disk_is_full, exit_status, printable, sentence
 from kits.io.cases import Case
-from kits.io.forms import recognise
+from kits.io.stores.listing import recognise_at
+from kits.io.stores.url import Url
 
 if TYPE_CHECKING:
     from kits.batch.report import CaseReport, Manifest, Outputs
@@ -58,16 +60,27 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
     Raises:
         KitsError: there is nothing to do, or the call is wrong.
     """
-    form = recognise(options.input, options.output_socket, [options.output])
+    from kits.batch.place import scratch
+
+    remote = isinstance(options.output, Url) or isinstance(options.report, Url)
+    with scratch() if remote else nullcontext(Path()) as folder:
+        return segment_by(options, watch, prog, folder)
+
+
+def segment_by(options: Options, watch: Watch, prog: str, folder: Path) -> int:
+    """Segment every case; ``folder`` holds for the while what goes to a store."""
+    from kits.batch.destination import check_store, manifest_of, send_rest
+    from kits.batch.report import not_reached, unfinished
+
+    local = options.at(folder / "out")  # what this process itself writes; of each case its worker
+    form = recognise_at(options.input, options.output_socket, options.output)
     cases = options.shard.of(apart(form.cases, options))
     log.info("Input form: %s; %d to do.", form.description, len(cases))
     if form.ignored:
         log.info("Not looked at, no volumes: %s.", ", ".join(form.ignored))
-    check_places(cases, options)
-
-    from kits.batch.report import Manifest, not_reached, unfinished
-
-    manifest = Manifest(options.report)
+    check_store(options, folder)
+    check_places(cases, local)
+    manifest = manifest_of(options.report, folder)
     manifest.begin()
     try:
         watch.check()
@@ -79,7 +92,8 @@ def segment(options: Options, watch: Watch, prog: str) -> int:
         *form.passed_over,
         *unfinished(reports),
         *filter(None, [manifest.complaint]),
-        *finish(reports, options),
+        *finish(reports, local),
+        *(send_rest(folder / "out", options.output) if isinstance(options.output, Url) else []),
     ]
     for complaint in complaints:
         print(f"{prog}: {printable(complaint)}", file=sys.stderr)
@@ -150,9 +164,9 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
     Raises:
         KitsError: the weights are not as they should be, or what is to run them is not there.
     """
-    from kits.batch.record import weights_checksums
     from kits.batch.report import Outputs
     from kits.cascade.cascade import Cascade
+    from kits.io.checksum import weights_checksums
     from kits.runtime.memory import base_bytes
 
     log.info("Weights from %s.", options.weights)
@@ -166,7 +180,8 @@ def load(options: Options) -> tuple[Cascade, Outputs]:
         "precision": options.precision.value,
     }
     base = base_bytes(runtime.plan.mode, cascade.segmenter.engine.device.type)
-    return cascade, Outputs(options.output, options.extras, options.skip_existing, recipe, base)
+    store = options.output if isinstance(options.output, Url) else None
+    return cascade, Outputs(Path(options.output), options.extras, options.skip_existing, recipe, base, store)
 
 
 def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:
@@ -182,7 +197,7 @@ def finish(reports: Sequence[CaseReport], options: Options) -> list[str]:
             complaints.append(f"{extra.option}: {sentence(error)}")
     if options.zip:
         try:
-            write_zip(reports, options.output, options.zip, options.zip_incomplete)
+            write_zip(reports, Path(options.output), options.zip, options.zip_incomplete)
         except OutputError as error:
             complaints.append(str(error))
     return complaints
@@ -194,6 +209,8 @@ def apart(cases: Sequence[Case], options: Options) -> list[Case]:
     Raises:
         KitsError: a scan would be overwritten, or results would be taken for scans by the next run.
     """
+    if isinstance(options.input, Url) or isinstance(options.output, Url):
+        return list(cases)
     source, output = options.input.resolve(), options.output.resolve()
     if source == output:
         raise OutputError(f"{options.output} is the input folder too; give --output another folder than --input.")
@@ -202,7 +219,7 @@ def apart(cases: Sequence[Case], options: Options) -> list[Case]:
     if not found:
         raise InputError(f"{options.input}: holds only what lies in {options.output}; give a folder of scans.")
     written = {(options.output / case.output_name).resolve() for case in found}
-    written |= {path.resolve() for path in (options.report, options.zip) if path}
+    written |= {path.resolve() for path in (options.report, options.zip) if isinstance(path, Path)}
     for case in found:
         if case.source.resolve() in written:
             raise OutputError(f"{case.source} is a scan that a result would overwrite; give results another place.")
@@ -218,8 +235,9 @@ def check_places(cases: Sequence[Case], options: Options) -> None:
     """
     from kits.io.atomic import is_stream, sweep
 
-    check_writable(options.output)
-    sweep([*((options.output / case.output_name).parent for case in cases), *(extra.place for extra in options.extras)])
+    output = Path(options.output)
+    check_writable(output)
+    sweep([*((output / case.output_name).parent for case in cases), *(extra.place for extra in options.extras)])
     if options.zip:
         from kits.batch.submission import check_names
 

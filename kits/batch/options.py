@@ -14,6 +14,7 @@ from kits.batch.shards import Shard
 from kits.choices import Labels, Mode, Precision, Runner
 from kits.errors import KitsError, switched_on
 from kits.io.forms import SOCKET
+from kits.io.stores.url import Url, place
 from kits.plan import Plan
 from kits.runtime.runtime import DEVICE, Runtime
 
@@ -39,8 +40,8 @@ class Options:
     """What a run is told.
 
     Args:
-        input: a volume, or a folder in one of the forms of ``kits.io.forms``.
-        output: folder for label maps.
+        input: a volume, a folder in one of the forms of ``kits.io.forms``, or a list of them; here or on a store.
+        output: folder for label maps, here or on a store.
         weights: folder with the weight files.
         device: ``auto``, ``cuda``, ``cuda:1`` or ``cpu``.
         mode, engine, precision, mirror, fast: how the cascade runs.
@@ -61,8 +62,8 @@ class Options:
         extras: what else is written of each case.
     """
 
-    input: Path
-    output: Path
+    input: Path | Url
+    output: Path | Url
     weights: Path
     device: str
     mode: Mode
@@ -72,7 +73,7 @@ class Options:
     fast: bool
     labels: Labels | None
     plan: Path | None
-    report: Path | None
+    report: Path | Url | None
     zip: Path | None
     output_socket: str
     time_limit: float
@@ -93,8 +94,14 @@ class Options:
         given = tuple(sys.argv[1:] if arguments is None else arguments)
         found = vars(parser(prog).parse_args(given)) | {"given": given}
         values = [(kind, found.pop(destination(kind.option))) for kind in EXTRAS]
-        extras = tuple(kind(str(value), found["output"]) for kind, value in values if value)
+        extras = tuple(kind(str(value), Path(found["output"])) for kind, value in values if value)
         return cls(**found, extras=extras)
+
+    def at(self, folder: Path) -> Options:
+        """The same with a folder of this machine in place of an output on a store."""
+        if isinstance(self.output, Path):
+            return self
+        return replace(self, output=folder, extras=tuple(extra.at(folder) for extra in self.extras))
 
     def runtime(self) -> Runtime:
         """How and where the cascade runs.
@@ -156,8 +163,9 @@ def parser(prog: str) -> Parser:
     """The options, each with its default from the environment where that names it."""
     result = Parser(prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     option, choice, switch = result.option, result.choice, result.switch
-    option("--input", "/input", "volume, or folder of volumes, KiTS cases or DICOM series", type=Path, metavar="PATH")
-    option("--output", "/output", "folder for the label maps", type=Path, metavar="DIR")
+    option("--input", "/input", "volume, folder of volumes, KiTS cases or DICOM series, .csv list of them; a path, or "
+           "a URL such as s3://bucket/folder", type=place, metavar="PATH")  # fmt: skip
+    option("--output", "/output", "folder for the label maps, a path or a URL", type=place, metavar="DIR")
     option("--weights", str(default_weights()), "folder with the weight files", type=Path, metavar="DIR")
     option("--device", "auto", "where the networks run: auto, cpu, cuda, or one of several GPUs, such as cuda:1",
            type=device, metavar="DEVICE")  # fmt: skip
@@ -174,7 +182,7 @@ def parser(prog: str) -> Parser:
            metavar="FILE")  # fmt: skip
     for kind in EXTRAS:
         result.extra(kind)
-    option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=Path, metavar="FILE")
+    option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=place, metavar="FILE")
     option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")
     option("--output-socket", SOCKET, "name of the output, where the form of the input has one", metavar="NAME")
     option("--time-limit", "inf", "end in time: what is finished by then is written", type=seconds, metavar="SECONDS")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from kits.io.cases import Case
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kits.batch.report import CaseReport
     from kits.cascade.cascade import Prediction
     from kits.io.volume import Volume
+
+
+T = TypeVar("T", bound="Output")
 
 
 class Output(ABC):
@@ -48,6 +51,10 @@ class Output(ABC):
 
     def __init__(self, value: str, folder: Path) -> None:
         self.value, self.folder = value, folder
+
+    def at(self: T, folder: Path) -> T:
+        """The same for label maps in another folder."""
+        return type(self)(self.value, folder)
 
     @property
     def place(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from kits.batch.outputs import Output
 from kits.choices import Status
-from kits.errors import OutputError, disk_is_full, printable
+from kits.errors import KitsError, OutputError, disk_is_full, printable
 from kits.io.atomic import is_stream, write_text
 from kits.io.cases import Case
+from kits.io.stores.url import Url
 from kits.io.volume import Volume
 from kits.measure.sides import left_side
 from kits.runtime.memory import LEAST_BASE_BYTES
@@ -33,6 +34,7 @@ class Outputs:
         skip_existing: leave alone the cases that are done, of the same input and in the same way.
         recipe: what decides the labels: version, mode, checksums of the weights, options.
         base_bytes: memory that the smallest scan takes, for a look before reading.
+        store: URL that all this goes to in the end; ``folder`` then only stands for it.
     """
 
     folder: Path
@@ -40,6 +42,11 @@ class Outputs:
     skip_existing: bool = False
     recipe: Mapping[str, object] = field(default_factory=dict)
     base_bytes: int = LEAST_BASE_BYTES
+    store: Url | None = None
+
+    def at(self, folder: Path) -> Outputs:
+        """The same in another folder."""
+        return replace(self, folder=folder, extras=tuple(extra.at(folder) for extra in self.extras))
 
 
 @dataclass
@@ -111,7 +118,7 @@ class Manifest:
         except OutputError as error:
             self.complain(error)
 
-    def complain(self, error: OutputError) -> None:
+    def complain(self, error: KitsError) -> None:
         if not self.complaint:
             log.warning("%s", error)
         self.complaint = str(error)
@@ -119,7 +126,7 @@ class Manifest:
 
 def not_reached(cases: Sequence[Case], reason: str) -> list[CaseReport]:
     """What is to be said of cases that a run ended before."""
-    return [CaseReport(case.name, str(case.source), case.output_name, Status.NOT_REACHED, reason) for case in cases]
+    return [CaseReport(case.name, case.place, case.output_name, Status.NOT_REACHED, reason) for case in cases]
 
 
 def unfinished(reports: Sequence[CaseReport]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from queue import SimpleQueue
@@ -12,6 +13,7 @@ from queue import SimpleQueue
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from kits.batch.place import Place, Temporary, scratch
 from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
 from kits.batch.room import Room
 from kits.batch.watch import Stopped, Watch, waited_for
@@ -82,7 +84,8 @@ class Run:
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(self.cases), bar_format=BAR, disable=None) as self.bar,
-            closing(read_ahead(self.cases, self.outputs, (most + 1) // 2)) as coming,
+            places_of(self.cases, self.outputs) as place,
+            closing(read_ahead(self.cases, place, (most + 1) // 2)) as coming,
         ):
             self.shares = [0.0] * len(self.cases)
             with ThreadPoolExecutor(most + 1) as threads:  # they end before reading does
@@ -117,16 +120,16 @@ class Run:
     def take(self, number: int, work: Work, coming: Future[None]) -> None:
         """See a case through, from its reading, which has begun, to its report."""
         try:
-            with kept_apart(work, self.outputs):
+            with kept_apart(work):
                 self.check()
                 waited_for(coming, self.check)
                 self.predict(number, work)
             self.room.predicted(number)
-            with self.writing, kept_apart(work, self.outputs):
+            with self.writing, kept_apart(work):
                 if work.report.error:  # it failed on its way here
                     return_memory()
                 else:
-                    write(work, self.outputs)
+                    write(work)
             with self.telling:
                 self.settled[number] = work.report
                 self.tell()
@@ -139,13 +142,14 @@ class Run:
             raise
         finally:
             work.volume = work.prediction = None
+            work.place.release()
             self.room.leave(number)
             return_memory()
 
     def predict(self, number: int, work: Work) -> None:
         """Segment a case; if memory runs out while others take turns with it, once more without them."""
         try:
-            predict(work, self.cascade, self.outputs, lambda done: self.progress(number, done))
+            predict(work, self.cascade, lambda done: self.progress(number, done))
         except Exception as error:
             if not (out_of_memory(error) and self.room.has_company()):
                 raise
@@ -155,7 +159,7 @@ class Run:
             return
         self.room.wait_alone(number, self.check)
         return_memory()
-        predict(work, self.cascade, self.outputs, lambda done: self.progress(number, done))
+        predict(work, self.cascade, lambda done: self.progress(number, done))
         self.progress(number, 1.0)
 
     def progress(self, number: int, done: float) -> None:
@@ -174,7 +178,7 @@ class Run:
 
 
 @contextmanager
-def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
+def kept_apart(work: Work) -> Iterator[None]:
     """Turn what goes wrong inside into the case's own failure.
 
     Raises:
@@ -187,17 +191,30 @@ def kept_apart(work: Work, outputs: Outputs) -> Iterator[None]:
     except Exception as error:
         log.debug("%s", work.case.name, exc_info=True)
         named = isinstance(error, KitsError) and not out_of_memory(error)
-        fail(work, sentence(error) if named else f"{printable(str(work.case.source))}: {sentence(error)}", outputs)
+        fail(work, sentence(error) if named else f"{work.case.place}: {sentence(error)}")
+
+
+@contextmanager
+def places_of(cases: Sequence[Case], outputs: Outputs) -> Iterator[Callable[[Case], Place]]:
+    """Gives each case a place: a temporary folder of its own, if its scan or its results lie on a store."""
+    if not outputs.store and not any(case.origin for case in cases):
+        yield lambda case: Place(outputs)
+        return
+    with scratch() as folder:
+        number = itertools.count()
+        yield lambda case: (
+            Temporary(outputs, folder / str(next(number))) if outputs.store or case.origin else Place(outputs)
+        )
 
 
 def read_ahead(
-    cases: Sequence[Case], outputs: Outputs, readers: int = 1
+    cases: Sequence[Case], place: Callable[[Case], Place], readers: int = 1
 ) -> Generator[tuple[Work, Future[None]], None, None]:
     """Each case, and the end of its reading to wait for; one ahead.
 
     Args:
         cases: some, at least one.
-        outputs: of the run.
+        place: where a case's files lie.
         readers: how many read at once.
     """
     with ThreadPoolExecutor(readers) as threads, ExitStack() as ends_first:  # so that no reading is waited for
@@ -208,12 +225,12 @@ def read_ahead(
         def read(work: Work) -> None:
             reader = idle.get()
             try:
-                look(work, outputs, reader)
+                look(work, reader)
             finally:
                 idle.put(reader)
 
         def start(case: Case) -> tuple[Work, Future[None]]:
-            work = Work.on(case)
+            work = Work.on(case, place(case))
             return work, threads.submit(read, work)
 
         upcoming = start(cases[0])

@@ -8,12 +8,12 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kits.batch.record import file_checksum
 from kits.batch.report import CaseReport
 from kits.choices import Status
 from kits.errors import InputError, OutputError
 from kits.io.atomic import aside
 from kits.io.cases import Case
+from kits.io.checksum import file_checksum
 
 TEST_CASES = range(210, 300)
 """KiTS19's test set; the leaderboard wants a prediction of each."""
@@ -29,7 +29,7 @@ def check_names(cases: Sequence[Case]) -> None:
     for case in cases:
         if not re.fullmatch(r"prediction_\d{5}\.nii\.gz", case.output_name):
             raise InputError(
-                f"{case.source}: a submission holds prediction_NNNNN.nii.gz only, not {case.output_name}; "
+                f"{case.place}: a submission holds prediction_NNNNN.nii.gz only, not {case.output_name}; "
                 "name scans as KiTS19 does, case_00210/imaging.nii.gz, or leave --zip out."
             )
 

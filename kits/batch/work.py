@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from kits.batch.measured import measured
 from kits.batch.outputs import LabelMap, Output
-from kits.batch.record import Record, file_checksum, input_checksum, read_record, set_aside
-from kits.batch.report import CaseReport, Outputs, volumetry
+from kits.batch.place import Place
+from kits.batch.record import Record, read_record, within
+from kits.batch.report import CaseReport, volumetry
 from kits.cascade.cascade import Prediction
 from kits.choices import Status
 from kits.errors import InputError, KitsError, OutputError, printable, sentence
 from kits.io.atomic import LONGEST_NAME
 from kits.io.cases import Case
+from kits.io.checksum import file_checksum, input_checksum
 from kits.io.images import read_labels
 from kits.io.reader import Reader
+from kits.io.stores.transfer import StoreError
 from kits.runtime.memory import check_memory
 
 if TYPE_CHECKING:
+    from kits.batch.report import Outputs
     from kits.cascade.cascade import Cascade
     from kits.io.volume import Volume
 
@@ -37,56 +41,91 @@ class Work:
 
     Args:
         case: from ``find_cases``.
+        place: where its files lie.
         report: what is known of it so far.
         extras: what is to be written besides the label map.
         record: of an earlier run, if it proves that the label map is done; otherwise, in the end, this run's.
         checksum: of the input.
+        seen: what the input's store says of its contents.
         read_seconds: what reading took.
         volume: None where nothing is left to do.
         prediction: what was found.
     """
 
     case: Case
+    place: Place
     report: CaseReport
     extras: list[Output] = field(default_factory=list)
     record: Record | None = None
     checksum: str = ""
+    seen: str = ""
     read_seconds: float = 0.0
     volume: Volume | None = None
     prediction: Prediction | None = None
 
     @classmethod
-    def on(cls, case: Case) -> Work:
+    def on(cls, case: Case, place: Place) -> Work:
         """A case of which nothing is known yet."""
-        return cls(case, CaseReport(case.name, str(case.source), case.output_name))
+        return cls(case, place, CaseReport(case.name, case.place, case.output_name))
+
+    def told(self, text: str) -> str:
+        """A printable text in which a scan of a store goes by its URL: its place here for the while means nothing."""
+        text, here = printable(text), printable(str(self.case.source))
+        return text.replace(here, printable(self.case.place)) if self.case.source.is_absolute() else text
+
+    @property
+    def outputs(self) -> Outputs:
+        """Where its results are written."""
+        return self.place.outputs
 
 
-def look(work: Work, outputs: Outputs, reader: Reader) -> None:
+def look(work: Work, reader: Reader) -> None:
     """Find out what is to be done of a case, and read what that takes.
 
     Raises:
-        InputError: the scan cannot be used.
+        KitsError: the scan cannot be used.
     """
     started = time.perf_counter()
-    case = work.case
-    name = Path(case.output_name).name
+    outputs, place = work.outputs, work.place
+    name = Path(work.case.output_name).name
     if len(os.fsencode(name)) > LONGEST_NAME:
-        raise InputError(f"{case.source}: its label map's name, {name}, would be too long; rename the scan.")
-    work.checksum = input_checksum(case)
+        raise InputError(f"{work.case.place}: its label map's name, {name}, would be too long; rename the scan.")
     work.extras = list(outputs.extras)
-    record = read_record(outputs.folder, case) if outputs.skip_existing else None
-    if record and record.proves(outputs.folder, case, outputs.recipe, work.checksum):
-        missing = [extra for extra in outputs.extras if not record.has(extra.option, extra.paths(case))]
+    record = recorded(work)
+    if record and record.proves(outputs.folder, work.case, outputs.recipe, work.checksum):
+        missing = [extra for extra in outputs.extras if not has(record, extra, work)]
         if all(extra.from_labels for extra in missing):
             work.record, work.extras = record, missing
-            work.report = replace(record.report, source=str(case.source), status=Status.SKIPPED, missing=[])
+            work.report = replace(record.report, source=work.case.place, status=Status.SKIPPED, missing=[])
     if work.record is None or work.extras:
-        check_memory(case, outputs.base_bytes)
-        work.volume = reader.read(case)
+        work.case = place.fetch(work.case)
+        check_memory(work.case, outputs.base_bytes)
+        work.volume = reader.read(work.case)
     work.read_seconds = time.perf_counter() - started
 
 
-def predict(work: Work, cascade: Cascade, outputs: Outputs, progress: Callable[[float], None]) -> None:
+def recorded(work: Work) -> Record | None:
+    """The record of an earlier run, if that counts; notes what the input is."""
+    record = None
+    if work.outputs.skip_existing:
+        work.place.recall(work.case)
+        record = read_record(work.outputs.folder, work.case)
+    work.seen = work.place.seen(work.case)
+    if record and work.seen and record.seen == work.seen:  # as its store says; so it need not be fetched
+        work.checksum = record.input
+    else:
+        work.case = work.place.fetch(work.case)
+        work.checksum = input_checksum(work.case)
+    return record
+
+
+def has(record: Record, extra: Output, work: Work) -> bool:
+    """Whether an extra of an earlier run's labels is there."""
+    files = extra.paths(work.case)
+    return record.lists(extra.option, files, work.outputs.folder) and all(map(work.place.holds, files))
+
+
+def predict(work: Work, cascade: Cascade, progress: Callable[[float], None]) -> None:
     """Segment a case, or take what an earlier run found.
 
     Raises:
@@ -95,7 +134,7 @@ def predict(work: Work, cascade: Cascade, outputs: Outputs, progress: Callable[[
     if work.volume is None:
         return
     if work.record:
-        work.prediction = earlier(work.case, work.volume, work.report, outputs.folder)
+        work.prediction = earlier(work.case, work.volume, work.report, work.outputs.folder)
         return
     work.report.size, work.report.spacing_mm = work.volume.home.size_xyz, work.volume.home.spacing_xyz
     work.prediction = cascade.predict(work.volume, any(extra.probabilities for extra in work.extras), progress)
@@ -108,23 +147,25 @@ def earlier(case: Case, volume: Volume, report: CaseReport, folder: Path) -> Pre
     order, flips = volume.home.canonical_axes()
     labels = labels.transpose(order)[flips]
     if labels.shape != volume.hu.shape:
-        raise InputError(f"{folder / case.output_name}: is not on the grid of {case.source}; delete it and run again.")
+        raise InputError(f"{folder / case.output_name}: is not on the grid of {case.place}; delete it and run again.")
     return Prediction(labels, [], list(report.warnings))
 
 
-def write(work: Work, outputs: Outputs) -> None:
+def write(work: Work) -> None:
     """Write what is asked for, the label map last, then the record that says that it is whole.
 
     Raises:
         OutputError: the label map cannot be written.
+        StoreError: it cannot be sent.
     """
     if work.volume is None or work.prediction is None:
         return
+    outputs = work.outputs
     volume, prediction, report = work.volume, work.prediction, work.report
     with prediction.timed("write"):
         written = {extra.option: files for extra in work.extras if (files := write_extra(extra, work))}
         if work.record is None:
-            write_labels(work, outputs, written)
+            write_labels(work, written)
     if work.record is None:
         report.warnings = list(prediction.warnings)
         report.codes = [code for warning in prediction.warnings if (code := getattr(warning, "code", ""))]
@@ -133,12 +174,13 @@ def write(work: Work, outputs: Outputs) -> None:
         report.measurements = measurements(work)
         report.sha256 = file_checksum(outputs.folder / work.case.output_name)
         report.status = Status.DONE
-        work.record = Record(work.checksum, outputs.recipe, report.sha256, report)
-    work.record.extras |= {option: [str(file) for file in files] for option, files in written.items()}
+        work.record = Record(work.checksum, outputs.recipe, report.sha256, report, seen=work.seen)
+    work.record.extras |= {option: within(outputs.folder, files) for option, files in written.items()}
     try:
         work.record.write(outputs.folder, work.case)
     except KitsError as error:
         miss(work, f"{work.case.name}: no record, so that a resumed run will do it again: {error}")
+    work.place.publish(work.case)
 
 
 def measurements(work: Work) -> dict[str, Any]:
@@ -154,7 +196,7 @@ def measurements(work: Work) -> dict[str, Any]:
         return {}
 
 
-def write_labels(work: Work, outputs: Outputs, written: dict[str, list[Path]]) -> None:
+def write_labels(work: Work, written: dict[str, list[Path]]) -> None:
     """Write the label map; if the disk is full of the case's extras, in their place.
 
     Raises:
@@ -162,7 +204,7 @@ def write_labels(work: Work, outputs: Outputs, written: dict[str, list[Path]]) -
     """
     assert work.volume is not None
     assert work.prediction is not None
-    label_map = LabelMap("", outputs.folder)
+    label_map = LabelMap("", work.outputs.folder)
     try:
         label_map.write(work.case, work.volume, work.prediction)
     except OutputError:
@@ -189,19 +231,25 @@ def write_extra(extra: Output, work: Work) -> list[Path]:
 
 def miss(work: Work, text: str) -> None:
     """Note what is missing besides the label map."""
-    work.report.missing.append(printable(text))
+    text = work.told(text)
+    work.report.missing.append(text)
     log.warning("%s", text)
 
 
-def fail(work: Work, error: str, outputs: Outputs) -> None:
+def fail(work: Work, error: str) -> None:
     """Note that a case failed; a label map of another run does not stay under its name, but a proven one does."""
-    if work.record:
+    if work.report.status == Status.SKIPPED:
         work.volume = None
         miss(work, f"{work.case.name}: what is missing besides the label map cannot be made: {error}")
         return
-    work.report.status, work.report.error = Status.FAILED, error
+    if work.report.status == Status.DONE:  # but could not be sent
+        report = work.report
+        work.report = CaseReport(report.name, report.source, report.output, missing=report.missing)
+    work.report.status, work.report.error = Status.FAILED, work.told(error)
     try:
-        if stale := set_aside(outputs.folder, work.case):
-            work.report.error += f" The label map of an earlier run is now {printable(str(stale))}."
+        if stale := work.place.set_aside(work.case):
+            work.report.error += f" The label map of an earlier run is now {printable(stale)}."
     except OSError as reason:
         work.report.error += f" The label map of an earlier run is still there ({reason.strerror}); remove it."
+    except StoreError:
+        work.report.error += " A label map of an earlier run may still be there."

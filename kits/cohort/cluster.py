@@ -101,10 +101,10 @@ def in_order(reports: dict[int, CaseReport]) -> list[CaseReport]:
 def set_aside(case: Case, lost: Lost) -> CaseReport:
     """The report of a case that ended each of its workers."""
     error = (
-        f"{case.source}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a worker "
+        f"{case.place}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a worker "
         "has. Give it a machine of its own, or crop the scan to the abdomen."
     )
-    return CaseReport(case.name, str(case.source), case.output_name, Status.FAILED, error)
+    return CaseReport(case.name, case.place, case.output_name, Status.FAILED, error)
 
 
 def connect(options: Options) -> Share:

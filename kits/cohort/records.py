@@ -16,9 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kits.batch.place import scratch
 from kits.batch.record import FOLDER, FORMAT
 from kits.errors import InputError, KitsError, exit_status
 from kits.io.atomic import aside, write_text
+from kits.io.stores.transfer import below, fetch, send
+from kits.io.stores.url import Url, place
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +95,41 @@ def write_parquet(table: Sequence[dict[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None, prog: str = "kits manifest") -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description="One table of all finished cases of an output folder.")
-    parser.add_argument("output", type=Path, help="folder with label maps, of any number of runs or shards")
+    parser.add_argument("output", type=place, help="folder or URL of label maps, of any number of runs or shards")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="default: OUTPUT/manifest.parquet")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="default: OUTPUT/manifest.jsonl")
     options = parser.parse_args(arguments)
-    return exit_status(prog, lambda: merge(options.output, options.parquet, options.jsonl), False)
+    return exit_status(prog, lambda: merge_at(options.output, options.parquet, options.jsonl), False)
 
 
-def merge(output: Path, parquet: Path | None, jsonl: Path | None) -> int:
-    """Write both tables; returns the exit status."""
-    table = list(rows(output))
-    targets = parquet or output / "manifest.parquet", jsonl or output / "manifest.jsonl"
-    write_parquet(table, targets[0])
-    write_jsonl(table, targets[1])
-    print(f"{len(table)} cases in {targets[0]} and {targets[1]}")
+def merge_at(output: Path | Url, parquet: Path | None, jsonl: Path | None) -> int:
+    """Write both tables, of a folder here or on a store, where they then go; returns the exit status.
+
+    Raises:
+        KitsError: there is no record, or the store cannot be used.
+    """
+    targets = [parquet or output / "manifest.parquet", jsonl or output / "manifest.jsonl"]
+    with scratch() as folder:
+        source = output if isinstance(output, Path) else fetch_records(output, folder)
+        here = [one if isinstance(one, Path) else folder / one.name for one in targets]
+        count = merge(source, here[0], here[1])
+        for path, target in zip(here, targets, strict=True):
+            if isinstance(target, Url):
+                send(path, target)
+    print(f"{count} cases in {targets[0]} and {targets[1]}")
     return 0
+
+
+def fetch_records(output: Url, folder: Path) -> Path:
+    """Bring a store's records to a folder of this machine, which is returned."""
+    records = output / FOLDER
+    fetch({records / inner: folder / FOLDER / inner for inner in below(records) if inner.suffix == ".json"})
+    return folder
+
+
+def merge(output: Path, parquet: Path, jsonl: Path) -> int:
+    """Write both tables; returns how many rows they have."""
+    table = list(rows(output))
+    write_parquet(table, parquet)
+    write_jsonl(table, jsonl)
+    return len(table)

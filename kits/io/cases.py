@@ -14,6 +14,7 @@ from kits.errors import InputError, printable
 from kits.io.atomic import PARTIAL
 from kits.io.dicom import looks_like_dicom
 from kits.io.formats import ENDINGS, PARTS, ending_of
+from kits.io.stores.url import Url
 
 LOOKED_FOR = f"*{', *'.join(ENDINGS)}, case_*/imaging.nii.gz or folders of DICOM slices"
 NOT_READ = (".nii.bz2", ".nii.xz", ".nii.zst", ".mgz", ".mgh", ".gipl", ".gipl.gz", ".vtk", ".vti", ".mnc", ".dcm.gz")
@@ -32,11 +33,18 @@ class Case:
         name: For people, e.g. ``case_00210``; printable.
         source: A file, or a folder of DICOM slices.
         output_name: Path of its label map below the output folder, e.g. ``prediction_00210.nii.gz``.
+        origin: URL of the scan where it lies on a store; ``source`` is then only its name until it is fetched.
     """
 
     name: str
     source: Path
     output_name: str
+    origin: str = ""
+
+    @property
+    def place(self) -> str:
+        """What people are told of where it lies."""
+        return Url(self.origin).shown if self.origin else str(self.source)
 
     @property
     def stem(self) -> str:
@@ -111,10 +119,10 @@ def survey(source: Path, apart: Iterable[Path] = ()) -> Survey:
 def _given_file(path: Path) -> Iterator[Case]:
     """The case that a file is, if it is one."""
     if ending_of(path):
-        yield _file_case(path)
+        yield file_case(path)
     elif path.suffix.lower() in DICOM_ENDINGS or looks_like_dicom(path):
         name = path.name[: -len(path.suffix)] if path.suffix.lower() in DICOM_ENDINGS else path.name
-        yield _case(name, path)
+        yield named_case(name, path)
 
 
 class _Walk:
@@ -139,14 +147,14 @@ class _Walk:
             self.pass_over(folder, f"cannot be read ({error.strerror}); check its permissions")
             return
         if kits:  # beside it lies segmentation.nii.gz, which is no case
-            self.found.cases.append(_file_case(kits))
+            self.found.cases.append(file_case(kits))
             return
         if re.fullmatch(r"case_\d+", folder.absolute().name) and any(map(_is_label_map, entries)):
             self.pass_over(folder, "has a label map but no imaging.nii.gz; perhaps it is not downloaded yet")
             return
         is_dicom = self.holds_dicom(entries)
         if is_dicom:
-            self.found.cases.append(_case(folder.absolute().name, folder))
+            self.found.cases.append(named_case(folder.absolute().name, folder))
         for entry in entries:
             if entry.is_dir():
                 self.into_below(entry, depth)
@@ -170,7 +178,7 @@ class _Walk:
             if not case.is_dicom:
                 parts[-1] = parts[-1][: -len(ending_of(case.source))]
             name = parts[0] if len(new) == 1 else "_".join(parts)
-            self.found.cases[index] = _case(name, case.source)
+            self.found.cases[index] = named_case(name, case.source)
 
     def file(self, path: Path, entries: list[Path], depth: int, in_dicom: bool) -> None:
         """Note what is no folder: a case, a part of one, or nothing that can be used."""
@@ -189,7 +197,7 @@ class _Walk:
         elif is_volume and depth and _is_label_map(path):
             self.ignore(path)
         elif is_volume:
-            self.found.cases.append(_file_case(path))
+            self.found.cases.append(file_case(path))
         elif name.endswith(tuple(PARTS)):
             if not any(_is_header_of(other, path) for other in entries):
                 self.pass_over(path, "has no header beside it (.hdr, .mhd or .nhdr); copy both files")
@@ -232,16 +240,18 @@ def _is_header_of(path: Path, data: Path) -> bool:
     return path.suffix.lower() in (".hdr", ".mhd", ".nhdr") and data.name.startswith(path.stem)
 
 
-def _file_case(path: Path) -> Case:
+def file_case(path: Path) -> Case:
+    """The case that a file of a volume is, by its name alone."""
     name = path.name[: -len(ending_of(path))]
     label = f"{path.absolute().parent.name}/{name}" if name == "imaging" else name
     if kits := re.fullmatch(r"(?:case_(\d+)/imaging|imaging_(\d+))", label):
         number = kits[1] or kits[2]
         return Case(f"case_{number}", path, f"prediction_{number}.nii.gz")
-    return _case(name, path)
+    return named_case(name, path)
 
 
-def _case(name: str, source: Path) -> Case:
+def named_case(name: str, source: Path) -> Case:
+    """A case with a name of its own."""
     return Case(printable(name), source, f"{name}.nii.gz")
 
 

@@ -8,11 +8,12 @@ import pytest
 import SimpleITK as sitk
 
 from kits.batch.outputs import Overlay, Probabilities
-from kits.batch.record import FOLDER, file_checksum, input_checksum
+from kits.batch.record import FOLDER
 from kits.batch.report import Outputs
 from kits.batch.run import run
 from kits.errors import InputError, OutputError
 from kits.io.cases import Case, find_cases
+from kits.io.checksum import file_checksum, input_checksum
 from test.batch.test_run import Thresholds, ct, image_of, names_in, out, scans, truncate
 
 __all__ = ["ct", "out", "scans"]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from kits.batch.record import file_checksum
 from kits.batch.report import CaseReport
 from kits.batch.submission import check_names, write_zip
 from kits.choices import Status
 from kits.errors import InputError, OutputError
 from kits.io.cases import Case
+from kits.io.checksum import file_checksum
 
 
 @pytest.fixture

@@ -38,13 +38,16 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(scans: Path, out: Path, weights: Path, *options: str) -> list[str | Path]:
+    return [
+        sys.executable, "-m", "kits", "segment", "--input", scans, "--output", out, "--weights", weights,
+        "--device", "cpu", "--engine", "torch", "--precision", "fp32", "--mode", "paper",
+        "--report", out / "report.json", *options,
+    ]  # fmt: skip
+
+
 def segment(scans: Path, out: Path, weights: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kits", "segment", "--input", scans, "--output", out, "--weights", weights,
-         "--device", "cpu", "--engine", "torch", "--precision", "fp32", "--mode", "paper",
-         "--report", out / "report.json", *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+    return subprocess.run(command(scans, out, weights, *options), cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 def labels(out: Path) -> dict[str, np.ndarray]:
@@ -65,10 +68,16 @@ def same(ours: Path, theirs: Path) -> bool:
     return found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
 
 
-def workers_of(folder: Path) -> list[int]:
-    """Processes that Ray started for the cases of this run."""
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listing.splitlines() if "ray::CaseWorker.run" in line]
+def workers() -> list[int]:
+    """Processes for cases of the cluster that this process started; there may be others on the machine."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
+    parent = {int(row[0]): int(row[1]) for row in rows}
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parent and is_ours(parent[pid]))
+
+    return [int(row[0]) for row in rows if "ray::CaseWorker.run" in row[-1] and is_ours(int(row[0]))]
 
 
 def test_a_cluster_gives_what_one_process_gives_though_workers_are_killed(
@@ -89,7 +98,7 @@ def test_a_cluster_gives_what_one_process_gives_though_workers_are_killed(
         chance, killed = random.Random(5), 0
         while run.poll() is None:
             time.sleep(0.2)
-            if killed < 2 and (found := workers_of(tmp_path)):
+            if killed < 2 and (found := workers()):
                 time.sleep(chance.random())
                 os.kill(chance.choice(found), signal.SIGKILL)
                 killed += 1
@@ -147,3 +156,41 @@ def test_gpus_are_a_process_each_with_its_share(
     assert same(tmp_path, sequential)
     reports = json.loads((tmp_path / "report.json").read_text())
     assert [one["status"] for one in reports] == ["done"] * COUNT + ["failed"]
+
+
+def test_a_driver_that_is_killed_and_started_again_does_what_was_left_and_nothing_twice(
+    scans: Path, threshold_weights: Path, sequential: Path, tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    try:
+        options = (f"--ray={cluster.address}", "--worker-cores=1", "--skip-existing")
+        first = subprocess.Popen(command(scans, tmp_path, threshold_weights, *options), cwd=ROOT)
+        while first.poll() is None and len(records(tmp_path)) < 2:
+            time.sleep(0.1)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        while workers():  # Ray ends them when it notices
+            time.sleep(0.5)
+        before = records(tmp_path)
+        assert 2 <= len(before) < COUNT
+        run = segment(scans, tmp_path, threshold_weights, *options)
+    finally:
+        cluster.shutdown()
+    assert run.returncode == 1, run.stderr
+    assert same(tmp_path, sequential)
+    after = records(tmp_path)
+    assert len(after) == COUNT
+    assert {name: after[name] for name in before} == before, "what was done is left alone"
+    statuses = [one["status"] for one in json.loads((tmp_path / "report.json").read_text())]
+    assert statuses == ["skipped" if f"case{number}.nii.gz.json" in before else "done" for number in range(COUNT)] + [
+        "failed"
+    ]
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+def records(out: Path) -> dict[str, tuple[int, bytes]]:
+    """When each case's record was written, and what it says."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (out / FOLDER).glob("*.json")}
