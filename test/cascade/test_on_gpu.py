@@ -1,5 +1,7 @@
 """What the cascade does on a GPU, as far as it shows without one: DALI's graphs, memory that runs out, no numbers."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,7 @@ def test_a_gpu_that_fails_in_a_case_is_told_in_a_sentence(
     cascade = Cascade([member("locate")], [member("segment", Answering(trouble))], Runtime.of("cpu", runner="torch"))
     monkeypatch.setattr("kits.runtime.devices.answers", lambda device: answers)
     monkeypatch.setattr("kits.runtime.devices.free_memory", lambda device: None)
+    monkeypatch.setattr("kits.cascade.cascade.current", lambda device: nullcontext())
     monkeypatch.setattr(type(cascade), "device", torch.device("cuda:0"), raising=True)
     with pytest.raises(error) as raised:
         cascade.predict(volume)

@@ -286,3 +286,15 @@ def test_a_case_that_cannot_be_used_is_exit_status_1(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert main(["prepare", "--data", str(folder), "--config", str(tmp_path / "mine.toml"), "--cache", str(cache)]) == 1
     assert (cache / "index.json").exists()
+
+
+def test_a_network_that_learned_of_cysts_is_averaged_with_one_that_did_not(tmp_path: Path) -> None:
+    start = trainer(folder=tmp_path / "start")
+    save_weights(tmp_path / "start.safetensors", start.network, start.info)
+    wider = trainer(replace(SMALL, classes=4), tmp_path / "run", start=tmp_path / "start.safetensors")
+    save_weights(tmp_path / "wider.safetensors", wider.network, wider.info)
+    average(tmp_path / "wider.safetensors", tmp_path / "start.safetensors", tmp_path / "mean.safetensors")
+    mean, one = load_member(tmp_path / "mean.safetensors"), load_member(tmp_path / "wider.safetensors")
+    assert mean.info.classes == 4
+    for got, wanted in zip(mean.network.parameters(), one.network.parameters(), strict=True):
+        assert torch.allclose(got, wanted, atol=1e-3), "it has learned nothing yet"
