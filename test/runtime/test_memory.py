@@ -23,7 +23,7 @@ def scans(tmp_path, make_ct):
 
 def test_a_scan_that_cannot_fit_is_refused_with_both_numbers(scans, monkeypatch):
     monkeypatch.setattr(memory, "memory_limit", lambda: 300_000_000)
-    with pytest.raises(InputError, match=r"a\.nii\.gz: needs about 0\.90 GB of memory, but only 0\.30 GB"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz: needs about 1\.10 GB of memory, but only 0\.30 GB"):
         check_memory(find_cases(scans)[0])
 
 
