@@ -1,8 +1,8 @@
 """Tasks over the workers of a Ray cluster, one at a time each; what a worker's death costs is told and bounded.
 
 Ray starts no task twice by itself here: with its retries a scan that kills its process would be tried for ever. A
-worker that died is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times in all; where
-its machine was lost, that does not count, for the task is not to blame.
+worker that died, or gave up, is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times
+in all; where its machine was lost, that does not count, for the task is not to blame.
 """
 
 from __future__ import annotations
@@ -31,12 +31,17 @@ class Share:
     gpus: float = 0.0
 
 
+class GaveUp(Exception):
+    """What a worker raises that can do nothing more, as after its GPU was lost: another is to do its task."""
+
+
 @dataclass(frozen=True)
 class Lost:
-    """Why a task was set aside: each of its ``tries`` ended with its worker's death."""
+    """Why a task was set aside: each of its ``tries`` ended with its worker's death, at last because it gave up."""
 
     tries: int
     reason: str
+    gave_up: bool = False
 
 
 @dataclass
@@ -72,7 +77,8 @@ def scatter(
         go_on: called about once a second; what it raises ends all workers.
 
     Raises:
-        Exception: what a worker's making or ``run`` raises, since a task's own failure is for ``run`` to return.
+        Exception: what else than ``GaveUp`` a worker's making or ``run`` raises, since a task's own failure is for
+            ``run`` to return.
     """
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
@@ -94,17 +100,19 @@ def scatter(
                 try:
                     yield number, ray.get(done)
                     pool.idle.append(who)
-                except RayTaskError as error:
-                    raise error.cause from error
-                except deaths as death:
+                except (RayTaskError, *deaths) as error:
+                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    gave_up = isinstance(cause, GaveUp)
+                    if isinstance(error, RayTaskError) and not gave_up:
+                        raise cause from error
                     ray.kill(who)  # one that only cannot be reached would do the task beside another
-                    reason = " ".join(str(death).split())[:300]
-                    if not _machine_lost(death):
+                    reason = " ".join(str(cause).split())[:300]
+                    if not _machine_lost(cause):
                         tries[number] += 1
                     if tries[number] >= TRIES:
-                        yield number, Lost(tries[number], reason)
+                        yield number, Lost(tries[number], reason, gave_up)
                     else:
-                        log.warning("A worker died (%s); its task is tried again by another.", reason)
+                        log.warning("A worker ended (%s); its task is tried again by another.", reason)
                         waiting.append(number)
     finally:
         for who in [*pool.idle, *(who for who, _ in pool.busy.values())]:
@@ -113,8 +121,9 @@ def scatter(
 
 def room_for(share: Share, resources: dict[str, float]) -> int:
     """How many workers a cluster has room for, as it is now."""
-    rooms = [resources.get(name, 0.0) // need for name, need in (("CPU", share.cpus), ("GPU", share.gpus)) if need]
-    return int(min(rooms, default=1))
+    needs = [(name, need) for name, need in (("CPU", share.cpus), ("GPU", share.gpus)) if need]
+    rooms = [int(resources.get(name, 0.0) / need + 1e-6) for name, need in needs]  # a fifth fits into one five times
+    return min(rooms, default=1)
 
 
 def _machine_lost(death: Exception) -> bool:
