@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from test.helpers.pretended import pretended_gpu
+from test.helpers.waiting import OneDevice
 from train.config import Loss
 from train.losses import EMPTY_PX, TERMS, cross_entropy, kernel_penalty, loss, term
 from train.presets import BEST_LOSS
@@ -92,8 +92,8 @@ def test_a_cyst_weighs_as_kidney_does_unless_it_has_a_weight_of_its_own() -> Non
 
 @pytest.mark.parametrize("classes", [3, 4])
 def test_the_loss_of_what_lies_on_a_gpu_is_made_there(classes: int) -> None:
-    with pretended_gpu() as gpu:
-        logits = torch.zeros(2, classes, 8, 8, device=gpu, requires_grad=True)
-        value = loss(logits, torch.zeros(2, 8, 8, dtype=torch.long, device=gpu), BEST_LOSS)
+    logits = torch.zeros(2, classes, 8, 8, device="meta", requires_grad=True)
+    with OneDevice():
+        value = loss(logits, torch.zeros(2, 8, 8, dtype=torch.long, device="meta"), BEST_LOSS)
         value.backward()
-        assert value.device == logits.grad.device == gpu
+    assert value.device.type == logits.grad.device.type == "meta"

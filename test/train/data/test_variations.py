@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from test.helpers.pretended import pretended_gpu
+from test.helpers.waiting import OneDevice
 from train.config import Augmentation
 from train.data.augment import vary_intensity
 from train.data.variations import (
@@ -121,8 +121,14 @@ def test_masks_grow_and_close() -> None:
 )
 def test_a_patch_on_a_gpu_is_varied_there(vary: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # none has a value
-    for seed in range(8):  # each draws all that it may do
-        with pretended_gpu() as gpu:
-            hu, labels = torch.zeros(5, 128, 128, device=gpu), torch.zeros(128, 128, dtype=torch.uint8, device=gpu)
+    hu = torch.zeros(5, 128, 128, device="meta")
+    labels = torch.zeros(128, 128, dtype=torch.uint8, device="meta")
+    for seed in range(8):  # together they do all that may be drawn
+        with OneDevice():
             got = vary(hu, labels, np.random.default_rng(seed))
-            assert (got.device, got.shape) == (gpu, hu.shape)
+        assert (got.device.type, got.shape) == ("meta", hu.shape)
+
+
+def test_a_patch_on_a_gpu_that_met_one_of_the_cpu_would_be_noticed() -> None:
+    with OneDevice(), pytest.raises(AssertionError, match="add"):
+        torch.zeros(2, 2, device="meta") + torch.zeros(2, 2)
