@@ -226,6 +226,25 @@ def test_no_more_than_one_case_waits_to_be_written(scans, out, monkeypatch):
     assert "a" in at_start["c"]
 
 
+def test_a_report_that_takes_long_to_write_is_not_written_after_each_case(scans, out, monkeypatch):
+    clock, written = [100.0], []
+    monkeypatch.setattr("kits.batch.report.time.monotonic", lambda: clock[0])
+
+    def slowly(text, path):
+        clock[0] += 1.0
+        written.append(len(json.loads(text)))
+
+    monkeypatch.setattr("kits.batch.report.write_text", slowly)
+    manifest = Manifest(out / "report.json")
+    reports = run(find_cases(scans), Thresholds(), Outputs(out))
+    for count, now in ((1, 200.0), (2, 219.0), (3, 220.0)):  # 20 times as long as it took
+        clock[0] = now
+        manifest.write(reports[:count])
+    assert written == [1, 3]
+    manifest.end(reports)
+    assert written == [1, 3, 3], "at the end whatever the time"
+
+
 def test_an_interrupted_run_leaves_the_report_of_what_is_done(scans, out):
     path = out / "report.json"
     with pytest.raises(KeyboardInterrupt):
