@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from kits.io.volume import Volume
 from kits.measure.sides import left_side
 from kits.runtime.memory import LEAST_BASE_BYTES
 
+MANY = 200
+"""Cases from which on a manifest is not written after each: it lists all, so all writings would take their square."""
+SPARING = 20
+"""Of many cases: so many times longer than a writing takes nothing is written."""
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +84,8 @@ class CaseReport:
 class Manifest:
     """The JSON file that tells what became of each case of a run.
 
-    It lists the cases of its own run; of two runs that write to one file the later writer's stays, whole.
+    It lists the cases of its own run; of two runs that write to one file the later writer's stays, whole. Up to
+    ``MANY`` cases it is true after each; of more it is written now and then, and at the end.
 
     Args:
         path: None for a run that keeps none; a device or pipe, such as ``/dev/stdout``, gets it once, at the end.
@@ -88,6 +94,7 @@ class Manifest:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.complaint = ""
+        self.next = 0.0
 
     def begin(self) -> None:
         """Try the place before hours of work depend on it.
@@ -105,15 +112,19 @@ class Manifest:
 
     def write(self, reports: Sequence[CaseReport]) -> None:
         """Tell of the cases so far; a disk that is full is complained of once."""
-        if self.path and not is_stream(self.path):
+        started = time.monotonic()
+        if self.path and not is_stream(self.path) and started >= self.next:
             self.end(reports)
+            if len(reports) > MANY:
+                self.next = time.monotonic() + SPARING * (time.monotonic() - started)
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         """Tell of all cases."""
         if not self.path:
             return
         try:
-            write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", self.path)
+            lines = ",\n".join(json.dumps(asdict(one), indent=1) for one in reports)  # one by one: there may be many
+            write_text(f"[\n{lines}\n]\n", self.path)
             self.complaint = ""
         except OutputError as error:
             self.complain(error)

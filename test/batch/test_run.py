@@ -5,13 +5,14 @@ import gzip
 import json
 import logging
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from kits.batch.outputs import LabelMap, Overlay, Probabilities
-from kits.batch.report import Manifest, Outputs
+from kits.batch.report import CaseReport, Manifest, Outputs
 from kits.batch.run import run
 from kits.cascade.cascade import Prediction
 from kits.errors import OutputError
@@ -351,3 +352,21 @@ def test_outputs_go_where_the_scan_s_name_says(tmp_path, out, ct):
     assert (out / "pictures" / "prediction_00042.png").read_bytes().startswith(b"\x89PNG")
     with gzip.open(out / "prediction_00042.nii.gz") as file:
         assert file.read(4) == (348).to_bytes(4, "little"), "compressed NIfTI-1"
+
+
+def test_the_report_of_many_cases_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    def reports(count):
+        return [CaseReport(str(number), "", "") for number in range(count)]
+
+    clock = iter([0.0, 2.0, 2.0, 30.0, 42.5, 44.5, 44.5])  # two seconds a writing, then 40 without one
+    monkeypatch.setattr("kits.batch.report.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("kits.batch.report.MANY", 2)
+    path = tmp_path / "report.json"
+    manifest = Manifest(path)
+    manifest.write(reports(3))
+    manifest.write(reports(4))
+    assert len(json.loads(path.read_text())) == 3
+    manifest.write(reports(5))
+    assert len(json.loads(path.read_text())) == 5
+    manifest.end(reports(6))
+    assert [one["name"] for one in json.loads(path.read_text())] == list("012345")
