@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.batch.report import CaseReport, Manifest, not_reached, summary
+from kits.batch.place import Temporary
+from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
 from kits.batch.watch import Stopped, Watch
-from kits.choices import Status
+from kits.batch.work import Work, fail
 from kits.cohort.scatter import Lost, Share, scatter
 from kits.errors import KitsError
 from kits.io.cases import Case
+from kits.io.stores.url import Url
 
 if TYPE_CHECKING:
     from kits.batch.options import Options
@@ -78,7 +81,7 @@ def run_on_cluster(cases: Sequence[Case], options: Options, watch: Watch, manife
     with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
         try:
             for number, result in scatter(cases, CaseWorker, worker, share, watch.check):
-                report = set_aside(cases[number], result) if isinstance(result, Lost) else result
+                report = set_aside(cases[number], result, options.output) if isinstance(result, Lost) else result
                 reports[number] = report
                 log.log(*summary(report, len(reports), len(cases)))
                 bar.update()
@@ -98,13 +101,16 @@ def in_order(reports: dict[int, CaseReport]) -> list[CaseReport]:
     return [reports[number] for number in sorted(reports)]
 
 
-def set_aside(case: Case, lost: Lost) -> CaseReport:
-    """The report of a case that ended each of its workers."""
-    error = (
+def set_aside(case: Case, lost: Lost, output: Path | Url) -> CaseReport:
+    """The report of a case that ended each of its workers; a label map of another run does not stay under its name."""
+    outputs = Outputs(Path(output), store=output if isinstance(output, Url) else None)
+    work = Work.on(case, Temporary(outputs, Path("never made")))
+    fail(
+        work,
         f"{case.place}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a worker "
-        "has. Give it a machine of its own, or crop the scan to the abdomen."
+        "has. Give it a machine of its own, or crop the scan to the abdomen.",
     )
-    return CaseReport(case.name, case.place, case.output_name, Status.FAILED, error)
+    return work.report
 
 
 def connect(options: Options) -> Share:
@@ -125,7 +131,4 @@ def connect(options: Options) -> Share:
             f"No Ray cluster answers at {options.ray} ({' '.join(str(error).split())[:200]}); start one with "
             "`ray start --head`, or leave the address out to use this machine alone."
         ) from error
-    resources = ray.cluster_resources()
-    if resources.get("GPU") and options.device != "cpu":
-        return Share(cpus=min(options.worker_cores, resources["CPU"] / resources["GPU"]), gpus=1)
-    return Share(cpus=options.worker_cores)
+    return Share.of(ray.nodes(), options.worker_cores, gpus=0 if options.device == "cpu" else 1)
