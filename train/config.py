@@ -186,6 +186,7 @@ class Config:
         dropout: whether dropout is on. With 32 dropouts and few steps Res-Net comes to rely on their noise.
         thin: how many times as often as others slices are drawn that show little of a kidney, such as its poles.
         by_tumour: 0 draws every slice with a tumour alike, 1 every tumour, however few slices show it.
+        cysts: how many times as often as others slices are drawn that show a cyst: they are few.
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
         modes: of the cascade that are to run it.
@@ -203,6 +204,7 @@ class Config:
     dropout: bool = True
     thin: int = 1
     by_tumour: float = 0.0
+    cysts: float = 1.0
     patch: int = 256
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")

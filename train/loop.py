@@ -128,7 +128,9 @@ class Trainer:
         )
         self.validated: nn.Module = self.average.module if config.schedule.average else self.network
         self.shared = workers.wrap(self.network, self.engine.device)
-        self.sites = find_sites(material.train, config.role, material.located, config.thin, config.by_tumour)
+        self.sites = find_sites(
+            material.train, config.role, material.located, config.thin, config.by_tumour, config.cysts
+        )
         self.source_shares = [source.share for source in data.sources]
         if config.schedule.batch % workers.count():
             raise InputError(f"A batch of {config.schedule.batch} is not shared evenly by {workers.count()} processes.")

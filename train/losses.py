@@ -18,7 +18,8 @@ from kits.choices import KIDNEY, TUMOUR
 from .config import Loss
 
 EMPTY_PX = 100.0
-"""Added to both sides of the own Dice of a slice that shows none of a region, so that there less of it is better."""
+"""Added to both sides of a slice's Dice that shows none of a region, and for each slice of a batch that shows none:
+there less of it is better, but a few pixels are no disaster that a rare class would not survive."""
 
 REGION_SHARES = (0.5, 0.5, 0.25)
 """How much the Dice of kidney with all that is in it, of tumour and of cysts counts."""
@@ -75,19 +76,25 @@ def soft_dice(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) ->
     sums = torch.stack([_sums(p, truth, how) for p, truth in regions])
     if dist.is_initialized():
         sums = all_reduce(sums)
-    common, sizes, each, counted = sums.T
+    common, sizes, each, counted, shown, slices = sums.T
     shares = torch.tensor(REGION_SHARES, device=sums.device)
-    pooled = (2 * common + 1) / (sizes + 1)
+    smooth = torch.where(shown > 0, 1.0, EMPTY_PX * slices)
+    pooled = (2 * common + smooth) / (sizes + smooth)
     return (1 - torch.lerp(pooled, each / counted, how.each)).mul(shares[: len(sums)]).sum()
 
 
 def _sums(p: torch.Tensor, truth: torch.Tensor, how: Loss) -> torch.Tensor:
-    """Of one region: common and total size, the weighted sum of the slices' own Dice, and the sum of their weights."""
+    """Sums of one region.
+
+    Common and total size, the weighted sum of the slices' own Dice, the sum of their weights, how many slices show the
+    region, and how many there are.
+    """
     common, size, shown = (p * truth).sum((1, 2)), (p + truth).sum((1, 2)), truth.any(2).any(1)
     smooth = torch.where(shown, how.smooth_px, EMPTY_PX)
     weight = torch.where(shown, 1.0, how.empty)
     each = (2 * common + smooth) / (size + smooth)
-    return torch.stack([common.sum(), size.sum(), (weight * each).sum(), weight.sum()])
+    count = torch.ones_like(size).sum()
+    return torch.stack([common.sum(), size.sum(), (weight * each).sum(), weight.sum(), shown.sum(), count])
 
 
 def kernel_penalty(network: nn.Module) -> torch.Tensor:

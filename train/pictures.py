@@ -1,8 +1,9 @@
 """``python -m train pictures``: axial pictures of patients without tumour become lone slices with labels.
 
-Public collections hold thousands of CT slices as pictures, without masks, but with a word for each patient: healthy, or
-a stone. Of such a slice the cascade's own kidneys are near the truth, and what it calls tumour is known to be wrong:
-just what it has to learn. What grey values mean is read off the picture: fat and muscle are the two peaks.
+Public collections hold thousands of CT slices as pictures, without masks, but with a word for each patient: healthy, a
+stone, or a cyst. Of such a slice the cascade's own kidneys are near the truth, and what it calls tumour is known to be
+wrong: just what it has to learn. What is watery in a kidney with cysts is one. What grey values mean is read off the
+picture: fat and muscle are the two peaks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from kits.cascade.cascade import Cascade
-from kits.choices import KIDNEY, TUMOUR
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.errors import InputError
 from kits.io.atomic import write_text
 from kits.io.volume import Volume
@@ -32,6 +33,8 @@ GREY_HU = (-160.0, 350.0)
 FAT_HU, MUSCLE_HU = -105.0, 55.0
 FAT_GREY, APART_GREY = (8, 66), (70, 130)
 """Where fat's peak is looked for, and how far above it muscle's."""
+SOFT_GREY, SOFT_HU = (60, 140), 1.36
+"""Where muscle's peak is looked for in a picture whose fat is black, and how many HU a grey value of it is."""
 BODY_MM = 350.0
 """A body's usual width: a picture does not tell its pixels' size."""
 PIXEL_MM = (0.66, 0.98)
@@ -41,6 +44,12 @@ HILUM_PX = 8
 """Tumour nearer to kidney than this, on two sides, lies in its hollow: kidney too; else it is none."""
 SPECK_MM2, HUGE_MM2, MUCH_TUMOUR_MM2 = 150.0, 9000.0, 1500.0
 """Smaller pieces go; a slice with a larger piece, or more tumour outside kidneys, is left out: the cascade failed."""
+SMOOTH_MM = 2.0
+"""Noise is smoothed by so much before a pixel is called watery."""
+WATER_HU, DARKER_HU = (-15.0, 28.0), 10.0
+"""What a cyst's pixels measure, and how much darker than kidney they are, which without contrast medium is little."""
+CYST_MM2, CYST_FILLS, RIM_MM = 80.0, 0.6, 2.0
+"""Smaller ones are not called cyst, nor what fills less of its box, as a renal pelvis does. Their rim is blurred."""
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +77,22 @@ def calibrated(grey: np.ndarray) -> Slice | None:
     counts = ndimage.gaussian_filter1d(np.bincount(grey[inner], minlength=256).astype(float), 2)
     peaks = [n for n in range(6, 200) if counts[n] >= counts[max(0, n - 4) : n + 5].max() > 0.004 * counts.sum()]
     fat = max((n for n in peaks if FAT_GREY[0] <= n <= FAT_GREY[1]), key=counts.__getitem__, default=None)
+    if fat is None and counts[0] > 4 * counts[8]:  # cut away, as windows of soft tissue do
+        soft = max((n for n in peaks if SOFT_GREY[0] <= n <= SOFT_GREY[1]), key=counts.__getitem__, default=None)
+        return None if soft is None else in_hu(grey, soft, SOFT_HU, columns)
     if fat is None:
         return None
     near, far = (fat + apart for apart in APART_GREY)
     muscle = max((n for n in peaks if near <= n <= far), key=counts.__getitem__, default=None)
     if muscle is None:
         return None
-    hu = FAT_HU + (grey.astype(np.float32) - fat) * ((MUSCLE_HU - FAT_HU) / (muscle - fat))
-    width = columns[-1] - columns[0] + 1
-    return Slice(np.rint(hu).astype(np.int16), float(np.clip(BODY_MM / width, *PIXEL_MM)))
+    return in_hu(grey, muscle, (MUSCLE_HU - FAT_HU) / (muscle - fat), columns)
+
+
+def in_hu(grey: np.ndarray, muscle: int, per_grey: float, columns: np.ndarray) -> Slice:
+    """A picture in HU by the grey value of muscle and how many HU one is; columns: those of the body, for its width."""
+    hu = MUSCLE_HU + (grey.astype(np.float32) - muscle) * per_grey
+    return Slice(np.rint(hu).astype(np.int16), float(np.clip(BODY_MM / (columns[-1] - columns[0] + 1), *PIXEL_MM)))
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
@@ -97,15 +113,53 @@ def without_tumour(labels: np.ndarray, mm: float) -> np.ndarray | None:
     return None if len(sizes) and sizes.max() * mm * mm > HUGE_MM2 else kidney * np.uint8(KIDNEY)
 
 
-def label_pictures(paths: list[Path], out: Path, cascade: Cascade) -> list[dict[str, object]]:
+def with_cysts(one: Slice, labels: np.ndarray) -> np.ndarray | None:
+    """A slice's labels, uint8 (rows, columns), if no mass in it is tumour, but some are cysts; None as above.
+
+    What is watery in what the cascade called kidney or tumour is a cyst. A slice where water lies beside a kidney is
+    left out, as it may be a cyst that the cascade missed.
+    """
+    kidney = ndimage.binary_erosion(labels == KIDNEY, iterations=2)
+    if not kidney.any():
+        return None
+    smooth = ndimage.gaussian_filter(one.hu.astype(np.float32), SMOOTH_MM / one.mm)
+    kidney_hu = float(np.median(smooth[kidney]))
+    brightest = min(WATER_HU[1], kidney_hu - DARKER_HU)
+    watery = (smooth > WATER_HU[0]) & (smooth < brightest)
+    rim = max(1, round(RIM_MM / one.mm))
+    missed = ndimage.binary_opening(watery & (labels == 0), iterations=2 * rim)
+    if (missed & ndimage.binary_dilation(labels > 0, iterations=2 * rim)).any():
+        return None
+    found = cc3d.connected_components(ndimage.binary_opening(watery & (labels > 0), iterations=rim), connectivity=4)
+    about = cc3d.statistics(found)
+    compact = [
+        number
+        for number, (box, size) in enumerate(zip(about["bounding_boxes"], about["voxel_counts"], strict=True))
+        if number and size * one.mm**2 >= CYST_MM2 and size >= CYST_FILLS * found[box].size
+    ]
+    cysts = np.isin(found, compact)
+    if compact:  # to half way between the two
+        half = (kidney_hu + float(np.median(smooth[cysts]))) / 2
+        cysts = ndimage.binary_dilation(cysts, iterations=rim, mask=(labels > 0) & (smooth < half))
+    kept = without_tumour(np.where(cysts, np.uint8(KIDNEY), labels), one.mm)
+    return None if kept is None else np.where(cysts & (kept > 0), np.uint8(CYST), kept)
+
+
+def label_pictures(paths: list[Path], out: Path, cascade: Cascade, *, cysts: bool = False) -> list[dict[str, object]]:
     """Write a source of the kind ``slices``: what can be used of some pictures, with ``slices.json``; returns that.
+
+    Args:
+        paths: the pictures.
+        out: folder to write.
+        cascade: that labels them.
+        cysts: the patients have cysts.
 
     Raises:
         InputError: none can be used.
     """
     out.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number, one, labels in labelled(paths, cascade):
+    for number, one, labels in labelled(paths, cascade, cysts):
         low, high = GREY_HU
         grey = np.rint((np.clip(one.hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)
         names = f"{number:05d}_ct.png", f"{number:05d}_label.png"
@@ -120,7 +174,7 @@ def label_pictures(paths: list[Path], out: Path, cascade: Cascade) -> list[dict[
     return entries
 
 
-def labelled(paths: list[Path], cascade: Cascade) -> Iterator[tuple[int, Slice, np.ndarray]]:
+def labelled(paths: list[Path], cascade: Cascade, cysts: bool) -> Iterator[tuple[int, Slice, np.ndarray]]:
     """The number, HU and labels of those pictures that can be used."""
     for number, path in enumerate(tqdm(paths, disable=None)):
         try:
@@ -132,7 +186,8 @@ def labelled(paths: list[Path], cascade: Cascade) -> Iterator[tuple[int, Slice, 
             log.debug("%s: shows no fat and muscle.", path)
             continue
         volume = Volume.from_array(np.repeat(one.hu[None], REPEATS, axis=0), (SLICE_MM, one.mm, one.mm), path.name)
-        labels = without_tumour(cascade.predict(volume).labels[REPEATS // 2], one.mm)
+        seen = cascade.predict(volume).labels[REPEATS // 2]
+        labels = with_cysts(one, seen) if cysts else without_tumour(seen, one.mm)
         if labels is not None:
             yield number, one, labels
 
@@ -141,6 +196,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``pictures``."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of axial pictures, one patient's kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take one of N, since neighbours look alike")
+    parser.add_argument("--cysts", action="store_true", help="the patients have cysts: what is watery becomes label 3")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the weight files that label them")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for slices.json and its pictures"
@@ -150,4 +206,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Run ``pictures``; raises ``KitsError`` where nothing can be used."""
     paths = [path for folder in arguments.folders for path in sorted(folder.iterdir())[:: arguments.every]]
-    label_pictures(paths, arguments.out, Cascade.load(arguments.weights))
+    label_pictures(paths, arguments.out, Cascade.load(arguments.weights), cysts=arguments.cysts)

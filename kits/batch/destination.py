@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kits.batch.options import Options
 from kits.batch.record import FOLDER
-from kits.batch.report import SPARING, CaseReport, Manifest
+from kits.batch.report import TELLING_TIMES, CaseReport, Manifest
 from kits.errors import OutputError
 from kits.io.atomic import write_text
 from kits.io.checksum import files_below
@@ -42,7 +42,7 @@ class StoredManifest(Manifest):
         if (started := time.monotonic()) > self.next:
             self.end(reports)
             now = time.monotonic()
-            self.next = now + max(SEND_SECONDS, SPARING * (now - started))
+            self.next = now + max(SEND_SECONDS, TELLING_TIMES * (now - started))
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         super().end(reports)

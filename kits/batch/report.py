@@ -22,11 +22,10 @@ from kits.io.volume import Volume
 from kits.measure.sides import left_side
 from kits.runtime.memory import LEAST_BASE_BYTES
 
-MANY = 200
-"""Cases from which on a manifest is not written after each: it lists all, so all writings would take their square."""
-SPARING = 20
-"""Of many cases: so many times longer than a writing takes nothing is written."""
 log = logging.getLogger(__name__)
+
+BRIEF_SECONDS, TELLING_TIMES = 0.2, 20.0
+"""A manifest that takes longer to write is written once in so many times as long, at the run's end besides."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ class CaseReport:
 class Manifest:
     """The JSON file that tells what became of each case of a run.
 
-    It lists the cases of its own run; of two runs that write to one file the later writer's stays, whole. Up to
-    ``MANY`` cases it is true after each; of more it is written now and then, and at the end.
+    It lists the cases of its own run; of two runs that write to one file the later writer's stays, whole.
 
     Args:
         path: None for a run that keeps none; a device or pipe, such as ``/dev/stdout``, gets it once, at the end.
@@ -94,7 +92,7 @@ class Manifest:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.complaint = ""
-        self.next = 0.0
+        self.due = 0.0
 
     def begin(self) -> None:
         """Try the place before hours of work depend on it.
@@ -111,12 +109,15 @@ class Manifest:
                 self.complain(error)
 
     def write(self, reports: Sequence[CaseReport]) -> None:
-        """Tell of the cases so far; a disk that is full is complained of once."""
-        started = time.monotonic()
-        if self.path and not is_stream(self.path) and started >= self.next:
+        """Tell of the cases so far; a disk that is full is complained of once.
+
+        Of thousands of cases that takes seconds: then not after each, so that it costs a twentieth of the time at most.
+        """
+        began = time.monotonic()
+        if self.path and not is_stream(self.path) and began >= self.due:
             self.end(reports)
-            if len(reports) > MANY:
-                self.next = time.monotonic() + SPARING * (time.monotonic() - started)
+            took = time.monotonic() - began
+            self.due = began + (TELLING_TIMES * took if took > BRIEF_SECONDS else 0.0)
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         """Tell of all cases."""

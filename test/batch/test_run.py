@@ -5,14 +5,13 @@ import gzip
 import json
 import logging
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from kits.batch.outputs import LabelMap, Overlay, Probabilities
-from kits.batch.report import CaseReport, Manifest, Outputs
+from kits.batch.report import Manifest, Outputs
 from kits.batch.run import run
 from kits.cascade.cascade import Prediction
 from kits.errors import OutputError
@@ -227,6 +226,25 @@ def test_no_more_than_one_case_waits_to_be_written(scans, out, monkeypatch):
     assert "a" in at_start["c"]
 
 
+def test_a_report_that_takes_long_to_write_is_not_written_after_each_case(scans, out, monkeypatch):
+    clock, written = [100.0], []
+    monkeypatch.setattr("kits.batch.report.time.monotonic", lambda: clock[0])
+
+    def slowly(text, path):
+        clock[0] += 1.0
+        written.append(len(json.loads(text)))
+
+    monkeypatch.setattr("kits.batch.report.write_text", slowly)
+    manifest = Manifest(out / "report.json")
+    reports = run(find_cases(scans), Thresholds(), Outputs(out))
+    for count, now in ((1, 200.0), (2, 219.0), (3, 220.0)):  # 20 times as long as it took
+        clock[0] = now
+        manifest.write(reports[:count])
+    assert written == [1, 3]
+    manifest.end(reports)
+    assert written == [1, 3, 3], "at the end whatever the time"
+
+
 def test_an_interrupted_run_leaves_the_report_of_what_is_done(scans, out):
     path = out / "report.json"
     with pytest.raises(KeyboardInterrupt):
@@ -352,21 +370,3 @@ def test_outputs_go_where_the_scan_s_name_says(tmp_path, out, ct):
     assert (out / "pictures" / "prediction_00042.png").read_bytes().startswith(b"\x89PNG")
     with gzip.open(out / "prediction_00042.nii.gz") as file:
         assert file.read(4) == (348).to_bytes(4, "little"), "compressed NIfTI-1"
-
-
-def test_the_report_of_many_cases_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    def reports(count):
-        return [CaseReport(str(number), "", "") for number in range(count)]
-
-    clock = iter([0.0, 2.0, 2.0, 30.0, 42.5, 44.5, 44.5])  # two seconds a writing, then 40 without one
-    monkeypatch.setattr("kits.batch.report.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr("kits.batch.report.MANY", 2)
-    path = tmp_path / "report.json"
-    manifest = Manifest(path)
-    manifest.write(reports(3))
-    manifest.write(reports(4))
-    assert len(json.loads(path.read_text())) == 3
-    manifest.write(reports(5))
-    assert len(json.loads(path.read_text())) == 5
-    manifest.end(reports(6))
-    assert [one["name"] for one in json.loads(path.read_text())] == list("012345")

@@ -83,6 +83,15 @@ def test_where_cysts_are_a_class_their_dice_counts_half() -> None:
     assert loss(as_kidney, truth, how).item() == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_batch_without_a_region_forgives_a_few_pixels_of_it() -> None:
+    how = replace(BEST_LOSS, terms={"dice": 1.0}, each=0.0)
+    truth = torch.ones(8, 16, 16, dtype=torch.long)
+    prediction = truth.clone()
+    prediction[0, :4, :10] = 3  # 40 px of no cyst, where 800 are added
+    found = loss(50.0 * functional.one_hot(prediction, 4).permute(0, 3, 1, 2), truth, how).item()
+    assert found == pytest.approx(0.25 * (1 - 800 / 840), rel=0.02)
+
+
 def test_a_cyst_weighs_as_kidney_does_unless_it_has_a_weight_of_its_own() -> None:
     logits, truth = torch.randn(1, 4, 8, 8), torch.full((1, 8, 8), 3)
     own, shared = (replace(BEST_LOSS, class_weights=weights) for weights in ((1.0, 1.0, 1.0, 5.0), (1.0, 2.0, 1.0)))

@@ -11,7 +11,7 @@ from kits.errors import InputError
 from test.helpers.threshold import threshold_cascade
 from train.config import Source
 from train.data.cases import find_labelled
-from train.pictures import GREY_HU, calibrated, label_pictures, without_tumour
+from train.pictures import GREY_HU, SOFT_HU, Slice, calibrated, label_pictures, with_cysts, without_tumour
 
 GAIN, FAT = 1.6, 30  # HU a grey value, and the grey value of fat
 
@@ -50,6 +50,52 @@ def test_what_was_called_tumour_is_kidney_in_a_kidneys_hollow_and_else_nothing()
     expected = np.zeros_like(labels)
     expected[20:60, 20:60] = 1
     assert np.array_equal(found, expected)
+
+
+def test_fat_that_the_window_cut_away_leaves_muscle_to_tell() -> None:
+    grey = picture(kidney_hu=150).astype(float)
+    grey[160:180, 110:146] = 0  # fat between muscles
+    narrow = np.clip(np.rint((grey - FAT - 35) * GAIN / SOFT_HU), 0, 255).astype(np.uint8)
+    one = calibrated(narrow)
+    assert one is not None
+    assert one.hu[140, 70:80].mean() == pytest.approx(150, abs=12)
+
+
+def kidneys_with_water(outside: bool = False) -> tuple[Slice, np.ndarray]:
+    """Two kidneys without contrast medium, a round of water in one, or beside it; and what a cascade calls of them."""
+    y, x = np.mgrid[:200, :200]
+    labels = np.zeros((200, 200), np.uint8)
+    for middle in (55, 145):
+        labels[(x - middle) ** 2 + (y - 100) ** 2 < 30**2] = 1
+    hu = np.where(labels, 36, -100)
+    middle = 95 if outside else 65
+    water = (x - middle) ** 2 + (y - 100) ** 2 < 11**2
+    hu[water] = 6
+    if not outside:
+        labels[water & (x > 65)] = 2  # half of it, it says, is a tumour
+    noise = np.random.default_rng(0).normal(0, 10, hu.shape)
+    return Slice(np.rint(hu + noise).astype(np.int16), 0.8), labels
+
+
+def test_what_is_watery_in_a_kidney_with_cysts_is_one() -> None:
+    one, seen = kidneys_with_water()
+    labels = with_cysts(one, seen)
+    assert labels is not None
+    y, x = np.mgrid[:200, :200]
+    water = (x - 65) ** 2 + (y - 100) ** 2 < 11**2
+    common = np.count_nonzero(water & (labels == 3))
+    assert 2 * common / (water.sum() + (labels == 3).sum()) > 0.9
+    assert np.array_equal(labels > 0, seen > 0)
+    assert not (labels == 2).any()
+
+
+def test_water_beside_a_kidney_that_nothing_was_said_of_leaves_the_slice_out() -> None:
+    assert with_cysts(*kidneys_with_water(outside=True)) is None
+
+
+def test_a_slice_without_kidney_tells_nothing_of_cysts() -> None:
+    one, seen = kidneys_with_water()
+    assert with_cysts(one, np.zeros_like(seen)) is None
 
 
 def test_labels_that_cannot_be_true_are_not_learned_from() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+from kits.choices import CYST
 from kits.geometry import USUAL_PLACES
 
 from ..config import GROUPS, Config
@@ -51,6 +52,7 @@ def find_sites(
     located: Mapping[str, Sequence[Box]] | None = None,
     thin: int = 1,
     by_tumour: float = 0.0,
+    cysts: float = 1.0,
 ) -> Sites:
     """All places to learn from.
 
@@ -62,14 +64,14 @@ def find_sites(
         role: ``locate`` or ``segment``.
         located: boxes that stage 1 found, by scan name, to cut stage 2's regions from instead of the true kidneys'.
         thin: how many times a place with less than ``THIN_MM2`` of kidney and tumour counts.
-        by_tumour: how far a place's weight falls with the number of slices that show its tumour, see ``weights_of``.
+        by_tumour, cysts: what a place's weight depends on, see ``weights_of``.
     """
     found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
         slices, rows, columns = scan.hu.shape
         usable = [z for z in range(slices) if z not in scan.interpolated]
         if role == "locate":
-            weights = weights_of(scan.labels, by_tumour)
+            weights = weights_of(scan.labels, by_tumour, cysts)
             for z in usable:
                 times = thin if is_thin(scan.labels[z], scan.spacing) else 1
                 site = Site(number, z, (rows / 2, columns / 2), weight=weights[z])
@@ -80,7 +82,7 @@ def find_sites(
             centre = ((low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
             # What the other kidney holds does not make this region one with kidney or tumour.
             region = scan.labels[:, low[1] : high[1], low[2] : high[2]]
-            weights = weights_of(region, by_tumour)
+            weights = weights_of(region, by_tumour, cysts)
             for z in usable:
                 if low[0] - Z_MARGIN <= z < high[0] + Z_MARGIN:
                     group, times = group_of(region[z]), thin if is_thin(region[z], scan.spacing) else 1
@@ -91,15 +93,16 @@ def find_sites(
     return found
 
 
-def weights_of(labels: np.ndarray, by_tumour: float) -> list[float]:
+def weights_of(labels: np.ndarray, by_tumour: float, cysts: float = 1.0) -> list[float]:
     """How often each slice of a scan is to be drawn, relative to others of its group.
 
     At 0 each slice counts as much as any other, so a tumour of 40 slices comes forty times as often as one of a single
     slice. At 1 each tumour counts as much as any other: where several are in view, the shortest one decides.
 
     Args:
-        labels: (z, y, x), 2 is tumour.
-        by_tumour: from 0 to 1.
+        labels: (z, y, x), 2 is tumour, 3 cyst.
+        by_tumour: how far a slice's weight falls with the number of slices that show its tumour, from 0 to 1.
+        cysts: how many times as much a slice with a cyst counts.
     """
     weights = np.zeros(len(labels))
     if by_tumour and (labels == 2).any():
@@ -107,6 +110,8 @@ def weights_of(labels: np.ndarray, by_tumour: float) -> list[float]:
         for z, _, _ in cc3d.statistics(numbered)["bounding_boxes"][1:]:
             weights[z] = np.maximum(weights[z], (z.stop - z.start) ** -by_tumour)
     weights[weights == 0] = 1.0
+    if cysts != 1:
+        weights[(labels == CYST).any((1, 2))] *= cysts
     return weights.tolist()
 
 

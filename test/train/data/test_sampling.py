@@ -87,6 +87,16 @@ def test_the_shortest_tumour_in_view_decides_a_slices_weight() -> None:
     assert weights_of(labels, 0.0) == [1.0] * 6
 
 
+def test_slices_with_cysts_are_drawn_more_often_among_their_kind() -> None:
+    labels = np.zeros((20, 60, 60), np.uint8)
+    labels[:, 10:50, 10:50] = 1
+    labels[3:5, 20:30, 20:30] = 3
+    scans = [scan_of("a", "a", np.zeros(labels.shape, np.int16), labels, SPACING)]
+    sites, rng = find_sites(scans, "segment", cysts=9.0), np.random.default_rng(0)
+    drawn = [draw(sites, "K", [1.0], rng).slice for _ in range(2000)]
+    assert np.mean([z in (3, 4) for z in drawn]) == pytest.approx(18 / 36, abs=0.04)
+
+
 def test_sources_are_drawn_by_their_shares() -> None:
     hu, labels = phantom(shape=(8, 96, 128), radius_mm=(9.0, 14.0, 14.0))
     scans = [scan_of(str(n), str(n), hu.repeat(40, 0), labels.repeat(40, 0), SPACING, source=n) for n in (0, 1)]
