@@ -25,7 +25,7 @@ from test.helpers.threshold import labels_in, phantom
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'kits-cascade[cohort]')")
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["case", "dies0", "dies1", "dies2", "dies3", "kills"]
+NAMES = ["case", "dies0", "dies1", "dies3", "kills"]
 
 
 @pytest.fixture(scope="module")
