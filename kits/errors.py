@@ -56,6 +56,10 @@ class WeightsError(KitsError):
     """Weight files that are missing, damaged or meant for something else."""
 
 
+class GpuMemoryError(KitsError):
+    """A GPU's memory ran out, for which a smaller scan or more of the machine's memory is no remedy."""
+
+
 def exit_status(command: str, work: Callable[[], int], verbose: bool = False) -> int:
     """Do a command's work; whatever ends it becomes a sentence on stderr and an exit status.
 
@@ -85,7 +89,7 @@ def sentence(error: BaseException) -> str:
     """What a person is told of an exception: what happened and what to do."""
     if isinstance(error, KeyboardInterrupt):
         return "The run was told to end (SIGINT)."
-    if out_of_memory(error):
+    if out_of_memory(error) and not isinstance(error, GpuMemoryError):
         return "memory ran out; give more memory, or crop the scan to the abdomen."
     if isinstance(error, KitsError):
         return str(error)
@@ -99,7 +103,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, in whatever words Python, torch, ITK or the system's loader say so."""
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, MemoryError) or any(words in str(chain).lower() for words in OUT_OF_MEMORY):
+        if isinstance(chain, MemoryError | GpuMemoryError):
+            return True
+        if any(words in str(chain).lower() for words in OUT_OF_MEMORY):
             return True
         chain = chain.__cause__ or chain.__context__
     return False

@@ -56,7 +56,8 @@ class Options:
         shard: of the cases, which are this run's.
         ray: address of a Ray cluster whose machines do the cases; empty: this process does them.
         worker_cores: of a machine, how many a worker of the cluster takes.
-        in_flight: cases that take turns at the networks; 0: three on a GPU, one on a CPU.
+        in_flight: cases that take turns at the networks, or workers of a cluster that share a GPU; 0: three on a GPU,
+            one on a CPU.
         gpus: so many processes do the cases, each on a GPU of this machine; 0: this process does them.
         given: the command line as it was.
         extras: what else is written of each case.

@@ -59,8 +59,9 @@ class CaseReport:
 
     Millilitres and voxels are those of the label map, a side; a fused kidney counts for the side of its centroid.
     ``measurements`` are those of ``kits.measure`` (docs/measurements.md). ``codes`` are those of the warnings that have
-    one, ``missing`` tells of what is extra and could not be written, ``sha256`` is the label map's file's. A skipped
-    case has the figures of the run that made its label map.
+    one, ``missing`` tells of what is extra and could not be written, ``sha256`` is the label map's file's. ``seconds``
+    are each stage's by the clock: with several cases in flight they include waiting for the others' turns, so their sum
+    over cases is more than the run took. A skipped case has the figures of the run that made its label map.
     """
 
     name: str

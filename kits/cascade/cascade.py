@@ -10,6 +10,7 @@ CT -> 3 mm, halved -> Wide-UNet1 (paper: Res-UNet1) -> kidneys' regions         
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,8 @@ from kits.cascade.locate import locate, segment_coarsely
 from kits.cascade.remarks import remarks
 from kits.cascade.segment import segment
 from kits.cascade.stage import Stage, Wrap
-from kits.choices import CYST, KIDNEY, TUMOUR, Mode
-from kits.errors import WeightsError
+from kits.choices import CYST, KIDNEY, TUMOUR, Mode, Precision
+from kits.errors import KitsError, WeightsError
 from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
 from kits.plan import Plan
@@ -41,6 +42,7 @@ Probabilities = Iterator[tuple[Box, torch.Tensor]]
 
 Progress = Callable[[float], None]
 """Told how much of a case is done, from 0 to 1."""
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -112,8 +114,7 @@ class Cascade:
             members_of(self.plan.mode, 1, locators),
             members_of(self.plan.mode, 2, segmenters, self.plan.members),
         )
-        engines = engines_of_stages(runtime.device, str(runtime.runner), str(runtime.precision))
-        self.locator, self.segmenter = Stage.of(first, engines[0]), Stage.of(second, engines[1])
+        self.locator, self.segmenter = placed(first, second, runtime)
 
     @classmethod
     def load(cls, weights: str | Path, runtime: Runtime = DEFAULT) -> Cascade:
@@ -221,6 +222,25 @@ class Cascade:
         result.warnings += remarks(result.labels, result.regions, volume, grids)
         progress(1.0)
         return result
+
+
+def placed(first: Sequence[Member], second: Sequence[Member], runtime: Runtime) -> tuple[Stage, Stage]:
+    """Both stages where they run: on the CPU, if a GPU was only one choice and has not the memory or the right numbers.
+
+    Raises:
+        KitsError: the device or the runner is not there, or networks do not run there.
+    """
+    how = str(runtime.runner), str(runtime.precision)
+    engines = engines_of_stages(runtime.device, *how)
+    try:
+        return Stage.of(first, engines[0]), Stage.of(second, engines[1])
+    except KitsError as error:
+        chosen = runtime.device == "auto" and runtime.precision == Precision.AUTO
+        if not chosen or engines[0].device.type == "cpu":
+            raise
+        log.warning("Networks will run on the CPU. %s", error)
+    engines = engines_of_stages("cpu", *how)
+    return Stage.of(first, engines[0]), Stage.of(second, engines[1])
 
 
 def members_of(mode: Mode, number: int, stage: Sequence[Member], most: int = 0) -> list[Member]:

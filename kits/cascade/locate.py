@@ -14,7 +14,7 @@ from kits.cascade.segment import to_native_slices
 from kits.cascade.stage import Stage
 from kits.geometry import CHUNK, KIDNEY_MM, Box, Grids, Region, covering
 from kits.io.volume import Volume
-from kits.runtime.arriving import check_finite, finite
+from kits.runtime.arriving import arriving, check_finite, finite
 
 THIN = 0.25
 """Share of its largest slice's area under which a component is thin: its poles, and what merely links it to others."""
@@ -47,10 +47,11 @@ def locate(
         """Probability of background in these slices, float32 (slices, rows, columns)."""
         nonlocal looks
         found = np.empty((len(centres), *grids.halved.shape[1:]), np.float32)
-        for first, probabilities in predict_halved(slices_ZYX, centres, grids, stage):
-            check_finite(finite(probabilities))
-            found[first : first + len(probabilities)] = probabilities[:, 0].cpu().numpy()
-            looks += len(probabilities)
+        chunks = predict_halved(slices_ZYX, centres, grids, stage)
+        for first, (is_finite, some) in arriving((at, [finite(chunk), chunk[:, 0]]) for at, chunk in chunks):
+            check_finite(is_finite)
+            found[first : first + len(some)] = some
+            looks += len(some)
             progress(looks / depth)
         return found
 

@@ -13,9 +13,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kits.batch.place import Temporary
 from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
+from kits.batch.room import IN_FLIGHT
 from kits.batch.watch import Stopped, Watch
 from kits.batch.work import Work, fail
-from kits.cohort.scatter import Lost, Share, scatter
+from kits.cohort.scatter import GaveUp, Lost, Share, scatter
 from kits.errors import KitsError
 from kits.io.cases import Case
 from kits.io.stores.url import Url
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 class CaseWorker:
     """Segments one case after another in a process of its own, with a cascade that is loaded once.
+
+    To keep a GPU busy several workers share it, rather than one having several cases in flight: so a case that ends its
+    process, or what the GPU does for it, costs no other its result.
 
     Args:
         options: of the run; files are named as every machine of the cluster sees them.
@@ -51,12 +55,17 @@ class CaseWorker:
 
         Raises:
             KitsError: the cascade cannot be loaded, so that no case could be done.
+            GaveUp: the GPU refuses all further work of this process.
         """
         from kits.batch.command import load
-        from kits.batch.run import run
+        from kits.batch.run import Run
 
         self.loaded = self.loaded or load(self.options)
-        return run([case], *self.loaded)[0]
+        at_work = Run([case], *self.loaded)
+        (report,) = at_work.do()
+        if at_work.lost:
+            raise GaveUp(at_work.lost)
+        return report
 
 
 def run_on_cluster(cases: Sequence[Case], options: Options, watch: Watch, manifest: Manifest) -> list[CaseReport]:
@@ -69,10 +78,11 @@ def run_on_cluster(cases: Sequence[Case], options: Options, watch: Watch, manife
         manifest: brought up to date as reports come.
 
     Returns:
-        Reports in the order of the cases.
+        Reports in the order of the cases. If the cascade cannot be loaded again in the course of a run, as where a GPU
+        that was asked for is gone, the cases left are not reached.
 
     Raises:
-        KitsError: Ray is not installed, the cluster cannot be reached, or the cascade cannot be loaded there.
+        KitsError: Ray is not installed, the cluster cannot be reached, or the cascade cannot be loaded there at all.
     """
     share = connect(options)
     worker = (options, max(1, int(share.cpus)))
@@ -88,8 +98,10 @@ def run_on_cluster(cases: Sequence[Case], options: Options, watch: Watch, manife
                 if time.monotonic() - written > MANIFEST_SECONDS:
                     manifest.write(in_order(reports))
                     written = time.monotonic()
-        except Stopped as stop:
-            reason = str(stop)
+        except KitsError as error:
+            if not (reports or isinstance(error, Stopped)):
+                raise
+            reason = str(error).rstrip(".")
     for number in set(range(len(cases))) - set(reports):
         (reports[number],) = not_reached([cases[number]], reason)
     manifest.write(in_order(reports))
@@ -103,18 +115,21 @@ def in_order(reports: dict[int, CaseReport]) -> list[CaseReport]:
 
 def set_aside(case: Case, lost: Lost, output: Path | Url) -> CaseReport:
     """The report of a case that ended each of its workers; a label map of another run does not stay under its name."""
+    if lost.gave_up:
+        error = f"{case.place}: {lost.reason}, in each of {lost.tries} processes."
+    else:
+        error = (
+            f"{case.place}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a "
+            "worker has. Give it a machine of its own, or crop the scan to the abdomen."
+        )
     outputs = Outputs(Path(output), store=output if isinstance(output, Url) else None)
     work = Work.on(case, Temporary(outputs, Path("never made")))
-    fail(
-        work,
-        f"{case.place}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a worker "
-        "has. Give it a machine of its own, or crop the scan to the abdomen.",
-    )
+    fail(work, error)
     return work.report
 
 
 def connect(options: Options) -> Share:
-    """Connect to the cluster; returns what a worker takes of it: a GPU where it has some, else a share of the cores.
+    """Connect to the cluster; returns what a worker takes of it: a part of a GPU where it has some, else cores.
 
     Raises:
         KitsError: Ray is not installed, or there is no cluster at the address.
@@ -131,4 +146,5 @@ def connect(options: Options) -> Share:
             f"No Ray cluster answers at {options.ray} ({' '.join(str(error).split())[:200]}); start one with "
             "`ray start --head`, or leave the address out to use this machine alone."
         ) from error
-    return Share.of(ray.nodes(), options.worker_cores, gpus=0 if options.device == "cpu" else 1)
+    gpus = 0 if options.device == "cpu" else 1 / (options.in_flight or IN_FLIGHT["cuda"])
+    return Share.of(ray.nodes(), options.worker_cores, gpus)

@@ -1,8 +1,9 @@
 """Tasks over the workers of a Ray cluster, one at a time each; what a worker's death costs is told and bounded.
 
 Ray starts no task twice by itself here: with its retries a scan that kills its process would be tried for ever. A
-worker that died is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times in all. Where
-its machine was lost, that does not count, for the task is hardly to blame; but ``MACHINES`` of them are enough.
+worker that died, or gave up, is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times
+in all. Where its machine was lost, that does not count, for the task is hardly to blame; but ``MACHINES`` of them are
+enough.
 """
 
 from __future__ import annotations
@@ -48,12 +49,17 @@ class Share:
         return cls(min(cores, largest or cores))
 
 
+class GaveUp(Exception):
+    """What a worker raises that can do nothing more, as after its GPU was lost: another is to do its task."""
+
+
 @dataclass(frozen=True)
 class Lost:
-    """Why a task was set aside: each of its ``tries`` ended with its worker's death."""
+    """Why a task was set aside: each of its ``tries`` ended with its worker's death, at last because it gave up."""
 
     tries: int
     reason: str
+    gave_up: bool = False
 
 
 @dataclass
@@ -94,7 +100,8 @@ def scatter(
         go_on: called about once a second; what it raises ends all workers.
 
     Raises:
-        Exception: what a worker's making or ``run`` raises, since a task's own failure is for ``run`` to return.
+        Exception: what else than ``GaveUp`` a worker's making or ``run`` raises, since a task's own failure is for
+            ``run`` to return.
     """
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
@@ -118,16 +125,18 @@ def scatter(
                     result = ray.get(done)
                     pool.idle.append(who)
                     yield number, result
-                except RayTaskError as error:
-                    raise error.cause from error
-                except deaths as death:
+                except (RayTaskError, *deaths) as error:
+                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    gave_up = isinstance(cause, GaveUp)
+                    if isinstance(error, RayTaskError) and not gave_up:
+                        raise cause from error
                     ray.kill(who)  # one that only cannot be reached would do the task beside another
-                    reason = " ".join(str(death).split())[:300]
-                    (machines if _machine_lost(death) else tries)[number] += 1
+                    reason = " ".join(str(cause).split())[:300]
+                    (machines if _machine_lost(cause) else tries)[number] += 1
                     if tries[number] >= TRIES or machines[number] >= MACHINES:
-                        yield number, Lost(tries[number] + machines[number], reason)
+                        yield number, Lost(tries[number] + machines[number], reason, gave_up)
                     else:
-                        log.warning("A worker died (%s); its task is tried again by another.", reason)
+                        log.warning("A worker ended (%s); its task is tried again by another.", reason)
                         waiting.append(number)
     finally:
         pool.idle += [who for who, _ in pool.busy.values()]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from kits.errors import KitsError
-from kits.runtime.driver import why_no_gpu
+from kits.errors import GpuMemoryError, KitsError
+from kits.runtime.driver import NO_REMEDY_HERE, older_image, why_no_gpu
 from kits.runtime.runtime import DEVICE
 
-OUT_OF_MEMORY = ("out of memory", "cudaerrormemoryallocation", "cuda allocation failed", "bad_alloc")
-"""How torch, CUDA and DALI say so, in lower case."""
+OUT_OF_MEMORY = ("out of memory", "cudaerrormemoryallocation", "cuda allocation failed", "bad_alloc", "alloc_failed")
+"""How torch, CUDA, cuDNN and DALI say so, in lower case."""
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ def working_gpu(wanted: str) -> torch.device:
         device = torch.device("cuda", number)
         try:
             try_device(device)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever it is, it is no reason for a traceback
             complaints.append(unusable(device, error))
         else:
             for complaint in complaints:
@@ -115,14 +115,16 @@ def try_dali(device_id: int | None) -> None:
 
 def unusable(device: torch.device, error: Exception) -> str:
     """Why a GPU cannot be used, with the remedy, in a sentence."""
-    name = f"{device} ({torch.cuda.get_device_name(device)})"
+    name = str(device)
+    with suppress(Exception):  # one that is broken may not tell even this
+        name += f" ({torch.cuda.get_device_name(device)})"
     if out_of_memory(error):
         return f"{name} has no memory left; end what else runs on it, or use --device cpu."
     if "no kernel image" in str(error):
         capability, built = torch.cuda.get_device_capability(device), ", ".join(torch.cuda.get_arch_list())
         return (
             f"{name} is of compute capability {capability[0]}.{capability[1]}, for which this build of torch has no "
-            f"kernels ({built}); take the image for CUDA 12 (docs/submitting.md), or use --device cpu."
+            f"kernels ({built}); {older_image()}{NO_REMEDY_HERE}."
         )
     reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{name} does not work ({reason}); see whether `nvidia-smi` shows it healthy, or use --device cpu."
@@ -168,7 +170,7 @@ def explained(device: torch.device) -> Iterator[None]:
 
     Raises:
         DeviceLost: the GPU refuses all further work of this process.
-        KitsError: its memory ran out.
+        GpuMemoryError: its memory ran out.
     """
     try:
         yield
@@ -180,7 +182,7 @@ def explained(device: torch.device) -> Iterator[None]:
             raise DeviceLost(f"The GPU gave up ({reason}; --device cpu does without it)") from error
         if out_of_memory(error):
             free_memory(device)
-            raise KitsError(
+            raise GpuMemoryError(
                 f"The memory of {device} ran out; end what else runs on it, split the scan, or use --device cpu."
             ) from error
         raise

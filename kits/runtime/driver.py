@@ -33,6 +33,12 @@ def driver_version() -> str | None:
     return version.value.decode(errors="replace")
 
 
+def older_image() -> str:
+    """What to do where this build of torch is too new, to begin a list of remedies with; empty if it is the oldest."""
+    built_for = (torch.version.cuda or "").partition(".")[0]
+    return "" if built_for == min(NEEDED_DRIVER) else "take the image for CUDA 12 (docs/submitting.md), "
+
+
 def why_no_gpu() -> str:
     """Why torch sees no GPU, with the remedy, in a sentence."""
     built_for = torch.version.cuda
@@ -47,10 +53,9 @@ def why_no_gpu() -> str:
     needed = NEEDED_DRIVER.get(built_for.partition(".")[0])
     series = version.partition(".")[0]
     if needed and series.isdigit() and int(series) < needed:
-        older = "" if needed == min(NEEDED_DRIVER.values()) else "take the image for CUDA 12 (docs/submitting.md), "
         return (
-            f"The NVIDIA driver is {version}, but CUDA {built_for} needs {needed} or newer; update the driver, {older}"
-            f"{NO_REMEDY_HERE}."
+            f"The NVIDIA driver is {version}, but CUDA {built_for} needs {needed} or newer; update the driver, "
+            f"{older_image()}{NO_REMEDY_HERE}."
         )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = "" if hidden is None else f" of those that CUDA_VISIBLE_DEVICES={hidden!r} leaves"

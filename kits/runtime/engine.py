@@ -18,7 +18,7 @@ from kits.choices import Precision, Runner
 from kits.errors import KitsError
 from kits.geometry import WINDOW_PX, Corner
 from kits.networks import Network
-from kits.runtime.devices import choose_device, explained, free_memory
+from kits.runtime.devices import choose_device, explained, free_memory, out_of_memory
 from kits.runtime.openvino import compile_with_openvino
 from kits.runtime.placed import Placed, place
 from kits.runtime.precision import PRECISIONS, precisions
@@ -115,8 +115,8 @@ class Engine:
             try:
                 stacks = [stack_slices(slices_ZYX[:, ys, xs], indices[some], step) for ys, xs, some in batch]
                 probabilities = self._ensemble(networks, self._whole(stacks)).mul_(weight_YX)
-            except torch.cuda.OutOfMemoryError:
-                if self.batch == 1:
+            except RuntimeError as error:  # libraries and recordings have words of their own for it
+                if self.batch == 1 or not out_of_memory(error):
                     raise
                 self._halve_batch(networks)
                 continue

@@ -20,6 +20,7 @@ from kits.batch.room import Room
 from kits.batch.run import run
 from kits.batch.watch import Watch
 from kits.cascade.cascade import Cascade, Prediction
+from kits.errors import GpuMemoryError
 from kits.io.cases import find_cases
 from kits.runtime.devices import DeviceLost
 from kits.runtime.runtime import Runtime
@@ -151,7 +152,10 @@ def test_a_case_that_fails_among_others_costs_none_its_result(small_scans, tmp_p
     }
 
 
-def test_a_case_for_which_memory_runs_out_in_company_is_done_alone(small_scans, tmp_path):
+@pytest.mark.parametrize(
+    "trouble", [torch.cuda.OutOfMemoryError("CUDA out of memory"), GpuMemoryError("The memory of cuda:0 ran out.")]
+)
+def test_a_case_for_which_memory_runs_out_in_company_is_done_alone(small_scans, tmp_path, trouble):
     begun, met, failed = threading.Barrier(3), [], []
 
     def halfway(name):
@@ -160,7 +164,7 @@ def test_a_case_for_which_memory_runs_out_in_company_is_done_alone(small_scans, 
         if name == "b":
             if not failed:
                 failed.append(name)
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+                raise trouble
             met.append(set(cascade.here))
         elif not failed:
             time.sleep(0.2)

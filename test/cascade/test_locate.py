@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
 from kits.cascade.locate import locate
-from kits.geometry import Grids, Region
+from kits.cascade.preprocess import Slices
+from kits.cascade.stage import Stage
+from kits.geometry import CHUNK, Grids, Region
 from kits.io.volume import Volume
 from kits.plan import NATIVE, PAPER, Plan
-from test.helpers.threshold import Threshold, phantom_volume, stage
+from kits.runtime import arriving
+from kits.runtime.engine import Engine
+from test.helpers.threshold import Threshold, member, phantom_volume, stage
+from test.helpers.waiting import NothingWaits
 
 
 def located(volume: Volume, plan: Plan = NATIVE) -> list[Region]:
@@ -96,3 +102,34 @@ def test_what_ends_between_slices_looked_at_is_not_linked_to_what_begins_there()
 def test_few_slices_are_all_in_the_region(depth: int) -> None:
     (region,), _ = regions(shape=(depth, 128, 160), kidneys=((0.5, 0.5, 0.5),), tumour_mm=0)
     assert (region.first, region.last) == (0, depth)
+
+
+@pytest.mark.parametrize("plan", [NATIVE, PAPER], ids=["native", "paper"])
+def test_a_device_has_the_next_slices_before_the_last_are_waited_for(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, _ = phantom_volume(shape=(300, 64, 64), spacing=(3.0, 0.8, 0.8))
+    device, happened = torch.device("meta"), []
+
+    def slab(slices: Slices, first: int, last: int) -> torch.Tensor:
+        return torch.empty((last - first, *slices.shape[1:]), device=device)
+
+    def network(stacks_BCYX: torch.Tensor) -> torch.Tensor:
+        happened.append("ask")
+        return stacks_BCYX[:, :3]
+
+    def receive(sent: tuple[torch.Tensor, None]) -> np.ndarray:
+        happened.append("wait")
+        return np.ones(sent[0].shape, np.float32)
+
+    monkeypatch.setattr(arriving, "send", lambda tensor: (tensor, None))
+    monkeypatch.setattr(arriving, "receive", receive)
+    engine = Engine(device, "torch", "fp32")
+    engine.batch = CHUNK
+    with NothingWaits():
+        found = locate(volume, Grids.of(volume, plan), Stage((member("locate"),), (network,), engine, slab))
+    chunks = -(-300 // plan.look_every // CHUNK)
+    one = ["wait", "wait"]  # for the background, and for whether all are numbers
+    assert chunks > 2
+    assert happened == ["ask", *(["ask", *one] * (chunks - 1)), *one]
+    assert found == []

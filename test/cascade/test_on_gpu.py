@@ -10,9 +10,11 @@ from torch import nn
 from kits.cascade import preprocess as module
 from kits.cascade.cascade import Cascade
 from kits.cascade.preprocess import SLAB_SLICES, Slices, _graph
-from kits.errors import KitsError
+from kits.errors import GpuMemoryError, KitsError
+from kits.networks import Network
 from kits.normalisation import Normalisation
 from kits.runtime.devices import DeviceLost
+from kits.runtime.engine import engines_of_stages
 from kits.runtime.runtime import Runtime
 from test.helpers.threshold import member, phantom_volume
 
@@ -79,7 +81,7 @@ def test_networks_that_give_no_numbers_are_an_error_and_no_empty_label_map(stage
         cascade.predict(volume)
 
 
-@pytest.mark.parametrize(("answers", "error"), [(True, KitsError), (False, DeviceLost)])
+@pytest.mark.parametrize(("answers", "error"), [(True, GpuMemoryError), (False, DeviceLost)])
 def test_a_gpu_that_fails_in_a_case_is_told_in_a_sentence(
     answers: bool, error: type[KitsError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,3 +95,45 @@ def test_a_gpu_that_fails_in_a_case_is_told_in_a_sentence(
     with pytest.raises(error) as raised:
         cascade.predict(volume)
     assert type(raised.value) is error
+
+
+class Refusing:
+    """Stands in for an engine on a GPU that has no room for a network."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", 0)
+
+    def place(self, network: nn.Module) -> Network:
+        raise GpuMemoryError("The memory of cuda:0 ran out; use --device cpu.")
+
+
+@pytest.fixture
+def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU that passes its trial and has no room for the networks; gives the devices that were asked for."""
+    asked: list[str] = []
+
+    def engines(device: str, *how: str) -> tuple[object, object]:
+        asked.append(device)
+        return engines_of_stages(device, *how) if device == "cpu" else (Refusing(), Refusing())
+
+    monkeypatch.setattr("kits.cascade.cascade.engines_of_stages", engines)
+    return asked
+
+
+def test_a_gpu_that_has_no_room_for_the_networks_is_done_without_if_that_was_left_to_us(
+    full_gpu: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cascade = Cascade([member("locate")], [member("segment")], Runtime.of("auto", runner="torch"))
+    assert (full_gpu, cascade.device) == (["auto", "cpu"], torch.device("cpu"))
+    assert "Networks will run on the CPU. The memory of cuda:0 ran out" in caplog.text
+    volume, truth = phantom_volume()
+    assert np.array_equal(cascade.predict(volume).labels, truth)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cuda", "auto"), ("cuda:0", "auto"), ("auto", "fp16")])
+def test_who_asked_for_a_gpu_or_a_precision_is_told_that_it_does_not_serve(
+    device: str, precision: str, full_gpu: list[str]
+) -> None:
+    with pytest.raises(GpuMemoryError, match="memory of cuda:0 ran out"):
+        Cascade([member("locate")], [member("segment")], Runtime.of(device, precision=precision))
+    assert full_gpu == [device]

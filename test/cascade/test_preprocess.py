@@ -144,7 +144,8 @@ def test_the_input_may_be_a_view_and_is_left_as_it_was():
     np.testing.assert_array_equal(view, kept)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: see test/gpu.md")
 @pytest.mark.parametrize("shape", GROWING + SHRINKING)
 def test_the_gpu_gives_the_same_as_the_cpu(monkeypatch, shape):
     monkeypatch.setattr(module, "SLAB_SLICES", 4)

@@ -38,7 +38,8 @@ def test_steps_on_a_gpu_give_the_losses_of_the_cpu(precision: torch.dtype, apart
     for step in range(2):
         images, labels = cpu.batch(step)
         expected = cpu.take_step(images, labels, step).item()
-        got = gpu.take_step(images.to(gpu.engine.device), labels.to(gpu.engine.device), step).item()
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as a CPU computes
+            got = gpu.take_step(images.to(gpu.engine.device), labels.to(gpu.engine.device), step).item()
         assert got == pytest.approx(expected, rel=apart * (step + 1))
     assert gpu.scaler.is_enabled() == (precision == torch.float16)
     assert all(tensor.isfinite().all() for tensor in gpu.network.parameters())
@@ -52,6 +53,16 @@ def test_a_gpu_augments_as_the_cpu_does(tmp_path: Path) -> None:
     assert images_there.shape == images.shape
     assert (labels_there.cpu() == labels).float().mean() > 0.99
     assert images_there.isfinite().all()
+
+
+def test_a_gpu_varies_what_patches_show_as_the_cpu_does(tmp_path: Path) -> None:
+    varied = replace(PLAIN.augmentation, washout=0.5, enhancement=1.0, masses=1.0, codec=0.5)
+    config = replace(PLAIN, augmentation=varied)
+    cpu, gpu = trainer(config, tmp_path / "cpu"), trainer(config, tmp_path / "gpu", device="cuda")
+    for step in range(4):
+        (images, labels), (images_there, labels_there) = cpu.batch(step), gpu.batch(step)
+        assert (labels_there.cpu() == labels).float().mean() > 0.99
+        assert (images_there.cpu() - images).abs().median() < 0.01, "but for what is rounded to another grey step"
 
 
 def test_training_on_a_gpu_scales_half_precision_and_lowers_the_loss(tmp_path: Path) -> None:

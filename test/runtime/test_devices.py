@@ -91,6 +91,7 @@ def test_of_several_gpus_the_first_that_works_is_taken_and_why_is_said(
         (BROKEN, "does not work (CUDA error: uncorrectable ECC error encountered)"),
         (RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"), "no memory left"),
         (MemoryError(), "no memory left"),
+        (OSError("libcuda.so.1: cannot open shared object file"), "does not work (libcuda.so.1: cannot open"),
     ],
 )
 def test_a_gpu_that_is_seen_but_does_not_work_is_a_sentence(
@@ -107,6 +108,26 @@ def test_a_gpu_that_is_seen_but_does_not_work_is_a_sentence(
     assert "Networks will run on the CPU. cuda:0 (GPU 0)" in caplog.text
     assert words in caplog.text
     assert current == []
+
+
+@pytest.mark.parametrize(("built", "remedy"), [("13.0", "take the image for CUDA 12"), ("12.8", "or use --device cpu")])
+def test_a_gpu_that_is_too_old_for_every_image_is_not_sent_to_another(
+    built: str, remedy: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(TOO_OLD)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    with pytest.raises(KitsError, match=rf"kernels \(sm_75, sm_90\); {remedy}"):
+        choose_device("cuda")
+
+
+def test_a_gpu_that_does_not_even_tell_its_name_is_a_sentence(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(device: torch.device) -> str:
+        raise BROKEN
+
+    gpus(BROKEN)
+    monkeypatch.setattr(torch.cuda, "get_device_name", silent)
+    with pytest.raises(KitsError, match=r"^cuda:0 does not work \(CUDA error: uncorrectable ECC"):
+        choose_device("cuda")
 
 
 def test_a_gpu_that_is_not_there_is_answered_with_those_that_are(gpus: Gpus) -> None:

@@ -96,11 +96,20 @@ def test_each_wanted_slice_is_seen_once() -> None:
     assert network.seen == 13
 
 
-def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        torch.cuda.OutOfMemoryError("too much"),
+        RuntimeError("CUDA error: out of memory\nCompile with ..."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["torch", "CUDA", "cuDNN"],
+)
+def test_running_out_of_memory_halves_the_batch_and_goes_on(trouble: Exception) -> None:
     class Hungry(Threshold):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if len(x) > 2:
-                raise torch.cuda.OutOfMemoryError("too much")
+                raise trouble
             return super().forward(x)
 
     machine = Engine("cpu")
@@ -111,6 +120,18 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on() -> None:
         Engine("cpu").predict([Threshold()], slices, range(9), [(0, 0)]),
     )
     assert machine.batch == 2
+
+
+def test_what_is_not_for_want_of_memory_is_not_tried_with_less() -> None:
+    class Broken(Threshold):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            super().forward(x)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    network, machine = Broken(), Engine("cpu")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        machine.predict([network], torch.zeros(4, 256, 256), range(4), [(0, 0)])
+    assert (network.seen, machine.batch) == (4, 4)
 
 
 @pytest.mark.parametrize(

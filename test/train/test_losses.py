@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from test.helpers.pretended import pretended_gpu
 from train.config import Loss
 from train.losses import EMPTY_PX, TERMS, cross_entropy, kernel_penalty, loss, term
 from train.presets import BEST_LOSS
@@ -96,3 +97,12 @@ def test_a_cyst_weighs_as_kidney_does_unless_it_has_a_weight_of_its_own() -> Non
     logits, truth = torch.randn(1, 4, 8, 8), torch.full((1, 8, 8), 3)
     own, shared = (replace(BEST_LOSS, class_weights=weights) for weights in ((1.0, 1.0, 1.0, 5.0), (1.0, 2.0, 1.0)))
     assert cross_entropy(logits, truth, own).item() == pytest.approx(2.5 * cross_entropy(logits, truth, shared).item())
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_the_loss_of_what_lies_on_a_gpu_is_made_there(classes: int) -> None:
+    with pretended_gpu() as gpu:
+        logits = torch.zeros(2, classes, 8, 8, device=gpu, requires_grad=True)
+        value = loss(logits, torch.zeros(2, 8, 8, dtype=torch.long, device=gpu), BEST_LOSS)
+        value.backward()
+        assert value.device == logits.grad.device == gpu

@@ -1,7 +1,7 @@
 """What a patch may look like otherwise: contrast medium, masses that are no kidney's, pictures' and videos' coding.
 
 All work on a patch in HU, float32 (5, rows, columns), and on the labels of its middle slice, so that they need no masks
-of other organs. They change no label.
+of other organs. They change no label. What NumPy draws goes to the patch's device.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def change_contrast(hu: torch.Tensor, labels: torch.Tensor, kidneys: float, othe
     around = functional.avg_pool2d((hu * solid)[None], NEAR_PX, 1, NEAR_PX // 2)[0] / share.clamp_min(1e-3)
     kidney = grown((labels > 0).float(), NEAR_PX)
     bone = closed(((around[MIDDLE] > BONE_HU) & (kidney == 0)).float(), BONE_GAP_PX) * (1 - kidney)
-    level = torch.lerp(torch.tensor(TISSUE_HU), torch.tensor(KIDNEY_HU), kidney)
-    times = torch.lerp(torch.tensor(others), torch.tensor(kidneys), kidney)
+    level = torch.where(kidney > 0, KIDNEY_HU, TISSUE_HU)
+    times = torch.where(kidney > 0, kidneys, others)
     enhancement = (around - level).clamp_min(0)
     return hu + enhancement * (times - 1) * solid * (1 - bone)
 
@@ -110,21 +110,21 @@ def paint_mass(hu: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator)
     low, high = math.log(SMALLEST_MASS), math.log(LARGEST_MASS)
     axes = np.exp(rng.uniform(low, high) + rng.uniform(-0.3, 0.3, 2)) * rows
     angle = rng.uniform(0, math.pi)
-    y, x = torch.meshgrid(
-        torch.arange(rows) - float(centre[0]), torch.arange(columns) - float(centre[1]), indexing="ij"
-    )
+    y = torch.arange(rows, device=hu.device)[:, None] - float(centre[0])
+    x = torch.arange(columns, device=hu.device) - float(centre[1])
     u = (math.cos(angle) * x + math.sin(angle) * y) / float(axes[0])
     v = (math.cos(angle) * y - math.sin(angle) * x) / float(axes[1])
-    radius = (u * u + v * v).sqrt() + float(rng.uniform(0, 0.12)) * coarse_field(rows, columns, 6, rng)
-    swelling = 1 + float(rng.uniform(-0.03, 0.03)) * (torch.arange(len(hu)) - MIDDLE)[:, None, None]
+    radius = (u * u + v * v).sqrt() + float(rng.uniform(0, 0.12)) * coarse_field(rows, columns, 6, rng).to(hu)
+    slices = torch.arange(len(hu), device=hu.device)[:, None, None]
+    swelling = 1 + float(rng.uniform(-0.03, 0.03)) * (slices - MIDDLE)
     depth = (swelling - radius) * float(min(axes))  # px
     weight = (depth / 2 + 0.5).clamp(0, 1)
     barred = torch.maximum(1 - inside_body, (hu > BONE_HU).float())
     barred = torch.maximum(barred, grown((labels > 0).float(), 2 * MASS_GAP_PX + 1))
-    texture = float(rng.gamma(2, 5)) * coarse_field(rows, columns, int(rng.integers(4, 24)), rng)
+    texture = float(rng.gamma(2, 5)) * coarse_field(rows, columns, int(rng.integers(4, 24)), rng).to(hu)
     if rng.random() < 0.4:  # a brighter wall
         texture = texture + float(rng.uniform(10, 60)) * torch.exp(-((depth - 2) / 2).square())
-    noise = torch.from_numpy(rng.standard_normal(tuple(hu.shape), dtype=np.float32))
+    noise = torch.from_numpy(rng.standard_normal(tuple(hu.shape), dtype=np.float32)).to(hu)
     noise = functional.avg_pool2d(noise[None], 3, 1, 1)[0] * (3 * float(rng.uniform(3, 18)))
     inside = float(rng.uniform(0, 110)) + texture + noise
     return hu + weight * (1 - barred) * (inside - hu)
@@ -147,8 +147,8 @@ def recode(hu: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     high = float(rng.choice([300.0, 500.0, 1000.0]))
     hu = hu.clamp(low, high)
     if rng.random() < 0.7 and not any(n % BLOCK for n in hu.shape[1:]):
-        step = torch.from_numpy(coding_steps(float(rng.uniform(1, 5)) * (high - low) / 255 * 2)).float()
-        cosines = torch.from_numpy(cosine_transform()).float()
+        step = torch.from_numpy(coding_steps(float(rng.uniform(1, 5)) * (high - low) / 255 * 2)).to(hu)
+        cosines = torch.from_numpy(cosine_transform()).to(hu)
         blocks = hu.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)  # (5, n, m, 8, 8)
         coded = torch.round(cosines @ blocks @ cosines.T / step) * step
         hu = (cosines.T @ coded @ cosines).transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -1,10 +1,14 @@
 """What patches are varied by: contrast medium, masses, coding."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from test.helpers.pretended import pretended_gpu
 from train.config import Augmentation
+from train.data.augment import vary_intensity
 from train.data.variations import (
     KIDNEY_HU,
     MASS_GAP_PX,
@@ -103,3 +107,22 @@ def test_masks_grow_and_close() -> None:
     assert grown(mask, 3).sum() == 18
     assert closed(mask, 5)[5].tolist() == [0] * 5 + [1] * 5 + [0] * 10
     assert closed(mask, 3).sum() == 2
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        lambda hu, labels, rng: change_contrast(hu, labels, 0.5, 1.5),
+        paint_mass,
+        lambda hu, labels, rng: recode(hu, rng),
+        lambda hu, labels, rng: vary_intensity(hu, True, rng),
+    ],
+    ids=["contrast", "mass", "coding", "intensity"],
+)
+def test_a_patch_on_a_gpu_is_varied_there(vary: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # none has a value
+    for seed in range(8):  # each draws all that it may do
+        with pretended_gpu() as gpu:
+            hu, labels = torch.zeros(5, 128, 128, device=gpu), torch.zeros(128, 128, dtype=torch.uint8, device=gpu)
+            got = vary(hu, labels, np.random.default_rng(seed))
+            assert (got.device, got.shape) == (gpu, hu.shape)
