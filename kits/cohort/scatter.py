@@ -127,14 +127,13 @@ def scatter(
                     yield number, result
                 except (RayTaskError, *deaths) as error:
                     cause = error.cause if isinstance(error, RayTaskError) else error
-                    gave_up = isinstance(cause, GaveUp)
-                    if isinstance(error, RayTaskError) and not gave_up:
+                    if not isinstance(cause, (GaveUp, *deaths)):
                         raise cause from error
                     ray.kill(who)  # one that only cannot be reached would do the task beside another
                     reason = " ".join(str(cause).split())[:300]
                     (machines if _machine_lost(cause) else tries)[number] += 1
                     if tries[number] >= TRIES or machines[number] >= MACHINES:
-                        yield number, Lost(tries[number] + machines[number], reason, gave_up)
+                        yield number, Lost(tries[number] + machines[number], reason, isinstance(cause, GaveUp))
                     else:
                         log.warning("A worker ended (%s); its task is tried again by another.", reason)
                         waiting.append(number)
