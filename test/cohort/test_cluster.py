@@ -247,3 +247,26 @@ def test_a_driver_that_is_killed_and_started_again_does_what_was_left_and_nothin
         name: "skipped" if f"{name}.nii.gz.json" in before else "done" for name in NAMES
     } | {"damaged": "failed"}
     assert not list(tmp_path.rglob(".partial-*"))
+
+
+def test_a_run_whose_head_is_lost_ends_and_goes_on_with_another(
+    scans: Path, threshold_weights: Path, sequential: Path, cluster: Any, tmp_path: Path
+) -> None:
+    lost = two_nodes()
+    impatient = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # else a minute
+    try:
+        line = doomed("held", scans, tmp_path, threshold_weights, *on(lost, "--skip-existing"))
+        run = subprocess.Popen(line, cwd=ROOT, env=impatient, stderr=subprocess.DEVNULL)
+        while run.poll() is None and not records(tmp_path):
+            time.sleep(0.2)
+        lost.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        assert run.wait(1800) != 0
+    finally:
+        lost.shutdown()
+    before = records(tmp_path)
+    assert before
+    again = segment(scans, tmp_path, threshold_weights, *on(cluster, "--skip-existing"))
+    assert again.returncode == 1, again.stderr
+    assert same(tmp_path, sequential)
+    assert records(tmp_path).items() >= before.items(), "what was done is left alone"
+    assert not list(tmp_path.rglob(".partial-*"))

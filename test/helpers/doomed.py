@@ -1,13 +1,14 @@
 """The command, with workers or a driver that die: ``python -m test.helpers.doomed WHO OPTION ...``.
 
 Args:
-    WHO: ``workers``, or after how many reports the driver dies.
+    WHO: ``workers``; ``held`` for workers that come to no end with the case ``kills``; or after how many reports the
+        driver dies.
     OPTION: of ``kits segment``, with ``--ray``.
 
-What becomes of a case on such a worker is in its name. ``diesN`` ends its first worker by SIGKILL at the N-th of four
-moments: its label map is half-written; it has its name, but there is no record; the record is aside; the record has
-its name, but nobody knows. ``kills`` ends every worker, half-way through its label map. Beside the output folder,
-``notes`` gets a file for each case begun and ended.
+What becomes of a case on workers that die is in its name. ``diesN`` ends its first worker by SIGKILL at the N-th of
+four moments, counted from 0: its label map is half-written; it has its name, but there is no record; the record is
+aside; the record has its name, but nobody knows. ``kills`` ends every worker, half-way through its label map. Beside
+the output folder, ``notes`` gets a file for each case begun and ended.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ class Doomed(CaseWorker):
         return report
 
 
+class Held(CaseWorker):
+    """A worker that comes to no end with one case, so that a run of which that is one does not either."""
+
+    def run(self, case: Case) -> CaseReport:
+        while case.name == "kills":
+            time.sleep(1)
+        return super().run(case)
+
+
 def die_at(moment: int) -> None:
     """End this process as it asks for the ``moment``-th time, from 0 on, that something be on the disk."""
     asked, to_disk = itertools.count(), atomic.to_disk
@@ -70,8 +80,8 @@ def die_after(reports: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "workers":
-        cluster.CaseWorker = Doomed  # type: ignore[misc]
+    if sys.argv[1] in ("workers", "held"):
+        cluster.CaseWorker = {"workers": Doomed, "held": Held}[sys.argv[1]]  # type: ignore[misc]
     else:
         die_after(int(sys.argv[1]))
     sys.exit(command.main(sys.argv[2:]))
