@@ -127,9 +127,9 @@ def scatter(
                     yield number, result
                 except (RayTaskError, *deaths) as error:
                     cause = error.cause if isinstance(error, RayTaskError) else error
+                    ray.kill(who)  # one that only cannot be reached would do the task beside another
                     if not isinstance(cause, (GaveUp, *deaths)):
                         raise cause from error
-                    ray.kill(who)  # one that only cannot be reached would do the task beside another
                     reason = " ".join(str(cause).split())[:300]
                     (machines if _machine_lost(cause) else tries)[number] += 1
                     if tries[number] >= TRIES or machines[number] >= MACHINES:
