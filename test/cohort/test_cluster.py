@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -202,6 +203,11 @@ def test_shards_together_do_each_case_once_and_their_records_are_one_table(
     count, sum_ml = duckdb.sql(query).fetchone()
     assert count == len(NAMES)
     assert sum_ml == pytest.approx(sum(row["left_kidney_with_masses_ml"] for row in rows))
+    (line,) = re.findall(r'^duckdb -c "(.+)"$', (ROOT / "docs" / "cohorts.md").read_text(), re.MULTILINE)
+    found = duckdb.sql(line.replace("OUT/", f"{tmp_path}/").replace("> 100", "> 0")).fetchall()
+    assert found == sorted(
+        ((row["name"], row["left_tumour_ml"]) for row in rows if row["left_tumour_ml"] > 0), key=lambda one: -one[1]
+    )
 
 
 def test_a_folder_without_records_is_a_sentence(tmp_path: Path, capsys) -> None:
