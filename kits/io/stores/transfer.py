@@ -39,7 +39,9 @@ SILENT_SECONDS = 60.0
 IDENTITIES = ("ETag", "etag", "Content-MD5", "md5Hash", "content_md5", "content_settings_md5")
 """What stores tell of a file that changes with its contents."""
 FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError)
-FORBIDDEN = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError")
+FORBIDDEN = (
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError", "DefaultCredentialsError",
+)  # fmt: skip
 """Errors of the stores' libraries, by name, for these are imported only where they are used."""
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def connect(url: Url) -> tuple[Any, str]:
     """The file system of a URL, and its path there.
 
     Raises:
-        StoreError: nothing reads such URLs, or the package that does is not installed.
+        StoreError: nothing reads such URLs, or what does is not installed or cannot begin.
     """
     try:
         from fsspec.core import url_to_fs
@@ -82,10 +84,12 @@ def connect(url: Url) -> tuple[Any, str]:
         ours = url.protocol in (*S3, *WEB)
         remedy = "'kits-cascade[cohort]'" if ours else package
         raise StoreError(f"{url.shown}: its store needs a package ({error}); run `pip install {remedy}`.") from error
-    except ValueError as error:
-        raise StoreError(
-            f"{url.shown}: no store is known by {url.protocol}:// ({error}); give s3://, gs:// or a path."
-        ) from error
+    except Exception as error:
+        if url.protocol not in known_implementations:
+            raise StoreError(
+                f"{url.shown}: no store is known by {url.protocol}:// ({error}); give s3://, gs:// or a path."
+            ) from error
+        raise told(url, error) from error
 
 
 def attempt(url: Url, work: Callable[[Any, str], T]) -> T:
