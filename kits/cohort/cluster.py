@@ -15,7 +15,6 @@ from kits.batch.place import Temporary
 from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
 from kits.batch.room import IN_FLIGHT
 from kits.batch.watch import Stopped, Watch
-from kits.batch.work import Work, fail
 from kits.cohort.scatter import GaveUp, Lost, Share, scatter
 from kits.errors import KitsError
 from kits.io.cases import Case
@@ -115,6 +114,8 @@ def in_order(reports: dict[int, CaseReport]) -> list[CaseReport]:
 
 def set_aside(case: Case, lost: Lost, output: Path | Url) -> CaseReport:
     """The report of a case that ended each of its workers; a label map of another run does not stay under its name."""
+    from kits.batch.work import Work, fail  # with torch, which the driver is seldom in need of
+
     if lost.gave_up:
         error = f"{case.place}: {lost.reason}, in each of {lost.tries} processes."
     else:
