@@ -55,7 +55,7 @@ class GaveUp(Exception):
 
 @dataclass(frozen=True)
 class Lost:
-    """Why a task was set aside: each of its ``tries`` ended with its worker's death, or, at last, with its giving up."""
+    """Why a task was set aside: each of its ``tries`` ended with its worker's death, or, at last, its giving up."""
 
     tries: int
     reason: str
