@@ -238,7 +238,7 @@ def tabulate(notes: Path, out: Path) -> None:
     told = {name: one[name] for one in lines for name in ("count", "where", "alone") if name in one}
     samples = [Sample(**one) for one in lines if "who" in one]
     sequential = (told["alone"][0], told["alone"][1]) if "alone" in told else None
-    figures = {"cases": max((one.done for one in samples), default=0), "alone": sequential}
+    figures: dict[str, Any] = {"cases": max((one.done for one in samples), default=0), "alone": sequential}
     save("cohort", out, text(samples, sequential, told["count"], told["where"]), figures)
 
 
