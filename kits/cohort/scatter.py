@@ -37,7 +37,7 @@ class GaveUp(Exception):
 
 @dataclass(frozen=True)
 class Lost:
-    """Why a task was set aside: each of its ``tries`` ended with its worker's death, at last because it gave up."""
+    """Why a task was set aside: each of its ``tries`` ended with its worker's death, or the last with its giving up."""
 
     tries: int
     reason: str
