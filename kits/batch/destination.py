@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from kits.batch.options import Options
 from kits.batch.record import FOLDER
-from kits.batch.report import CaseReport, Manifest
+from kits.batch.report import TELLING_TIMES, CaseReport, Manifest
 from kits.errors import OutputError
 from kits.io.atomic import write_text
 from kits.io.checksum import files_below
@@ -38,9 +39,10 @@ class StoredManifest(Manifest):
         send(self.file, self.url)
 
     def write(self, reports: Sequence[CaseReport]) -> None:
-        if time.monotonic() > self.next:
+        if (started := time.monotonic()) > self.next:
             self.end(reports)
-            self.next = time.monotonic() + SEND_SECONDS
+            now = time.monotonic()
+            self.next = now + max(SEND_SECONDS, TELLING_TIMES * (now - started))
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         super().end(reports)
@@ -84,7 +86,7 @@ def check_store(options: Options, folder: Path) -> None:
         raise OutputError(f"--zip packs label maps of this machine; give --output a path, not {options.output}.")
     if options.input == options.output:
         raise OutputError(f"{options.output} is the input folder too; give --output another folder than --input.")
-    probe = folder / "probe"
+    probe = folder / f"probe-{secrets.token_hex(8)}"  # of this run alone: others may begin at the same moment
     write_text("Can be written to.\n", probe)
     send(probe, url := options.output / FOLDER / probe.name)
     probe.unlink()

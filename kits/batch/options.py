@@ -93,10 +93,12 @@ class Options:
     def parse(cls, arguments: Sequence[str] | None, prog: str) -> Options:
         """Read the command line; a wrong one ends the process with status 2 and a sentence, as argparse does."""
         given = tuple(sys.argv[1:] if arguments is None else arguments)
-        found = vars(parser(prog).parse_args(given)) | {"given": given}
+        found = vars(parser(prog).parse_args(given))
+        if found["ray"]:  # other processes, which began elsewhere, are to find them
+            found = {name: value.absolute() if isinstance(value, Path) else value for name, value in found.items()}
         values = [(kind, found.pop(destination(kind.option))) for kind in EXTRAS]
         extras = tuple(kind(str(value), Path(found["output"])) for kind, value in values if value)
-        return cls(**found, extras=extras)
+        return cls(**found, given=given, extras=extras)
 
     def at(self, folder: Path) -> Options:
         """The same with a folder of this machine in place of an output on a store."""
@@ -157,7 +159,7 @@ class Parser(argparse.ArgumentParser):
         elif kind.choices:
             self.choice(kind.option, None, kind.help, kind.choices)
         else:
-            self.option(kind.option, None, kind.help, metavar=kind.metavar)
+            self.option(kind.option, None, kind.help, type=lambda text: text and place(text), metavar=kind.metavar)
 
 
 def parser(prog: str) -> Parser:
@@ -184,7 +186,7 @@ def parser(prog: str) -> Parser:
     for kind in EXTRAS:
         result.extra(kind)
     option("--report", None, "JSON manifest: status, volumes, warnings and seconds a case", type=place, metavar="FILE")
-    option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=Path, metavar="FILE")
+    option("--zip", None, "submission for KiTS19's leaderboard, if every case is done", type=path, metavar="FILE")
     option("--output-socket", SOCKET, "name of the output, where the form of the input has one", metavar="NAME")
     option("--time-limit", "inf", "end in time: what is finished by then is written", type=seconds, metavar="SECONDS")
     switch("--skip-existing", "resume: leave alone the cases that are done")
@@ -198,6 +200,11 @@ def parser(prog: str) -> Parser:
     option("--gpus", "0", "a process on each of N GPUs of this machine", type=count, metavar="N")
     switch("--verbose", "show the traceback of what goes wrong")
     return result
+
+
+def path(text: str) -> Path | None:
+    """A path, for argparse; none where nothing is given."""
+    return Path(text) if text else None
 
 
 def words(choices: type[Mode | Runner | Precision | Labels]) -> list[str]:

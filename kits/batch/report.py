@@ -125,7 +125,8 @@ class Manifest:
         if not self.path:
             return
         try:
-            write_text(json.dumps([asdict(one) for one in reports], indent=2) + "\n", self.path)
+            lines = ",\n".join(json.dumps(asdict(one), indent=1) for one in reports)  # one by one: there may be many
+            write_text(f"[\n{lines}\n]\n", self.path)
             self.complaint = ""
         except OutputError as error:
             self.complain(error)

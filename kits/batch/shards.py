@@ -33,6 +33,10 @@ class Shard:
             raise KitsError(f"{text!r} is no share of the cases; give K/N with K from 1 to N, such as 3/16.")
         return cls(int(number), int(count))
 
+    def part(self, number: int, count: int) -> Shard:
+        """The ``number``-th of ``count`` shares of this share."""
+        return Shard(self.number + self.count * (number - 1), self.count * count)
+
     def of(self, cases: Sequence[Case]) -> list[Case]:
         """This share's cases, in their order."""
         return [case for case in cases if self.holds(case.output_name)]

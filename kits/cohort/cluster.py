@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from kits.batch.report import CaseReport, Manifest, not_reached, summary
+from kits.batch.place import Temporary
+from kits.batch.report import CaseReport, Manifest, Outputs, not_reached, summary
 from kits.batch.room import IN_FLIGHT
 from kits.batch.watch import Stopped, Watch
-from kits.choices import Status
 from kits.cohort.scatter import GaveUp, Lost, Share, scatter
 from kits.errors import KitsError
 from kits.io.cases import Case
+from kits.io.stores.url import Url
 
 if TYPE_CHECKING:
     from kits.batch.options import Options
@@ -88,7 +90,7 @@ def run_on_cluster(cases: Sequence[Case], options: Options, watch: Watch, manife
     with logging_redirect_tqdm(), tqdm(total=len(cases), unit="case", disable=None) as bar:
         try:
             for number, result in scatter(cases, CaseWorker, worker, share, watch.check):
-                report = set_aside(cases[number], result) if isinstance(result, Lost) else result
+                report = set_aside(cases[number], result, options.output) if isinstance(result, Lost) else result
                 reports[number] = report
                 log.log(*summary(report, len(reports), len(cases)))
                 bar.update()
@@ -110,8 +112,10 @@ def in_order(reports: dict[int, CaseReport]) -> list[CaseReport]:
     return [reports[number] for number in sorted(reports)]
 
 
-def set_aside(case: Case, lost: Lost) -> CaseReport:
-    """The report of a case that ended each of its workers."""
+def set_aside(case: Case, lost: Lost, output: Path | Url) -> CaseReport:
+    """The report of a case that ended each of its workers; a label map of another run does not stay under its name."""
+    from kits.batch.work import Work, fail  # with torch, which the driver is seldom in need of
+
     if lost.gave_up:
         error = f"{case.place}: {lost.reason}, in each of {lost.tries} processes."
     else:
@@ -119,7 +123,10 @@ def set_aside(case: Case, lost: Lost) -> CaseReport:
             f"{case.place}: its process ended {lost.tries} times ({lost.reason}); it may need more memory than a "
             "worker has. Give it a machine of its own, or crop the scan to the abdomen."
         )
-    return CaseReport(case.name, case.place, case.output_name, Status.FAILED, error)
+    outputs = Outputs(Path(output), store=output if isinstance(output, Url) else None)
+    work = Work.on(case, Temporary(outputs, Path("never made")))
+    fail(work, error)
+    return work.report
 
 
 def connect(options: Options) -> Share:
@@ -140,8 +147,5 @@ def connect(options: Options) -> Share:
             f"No Ray cluster answers at {options.ray} ({' '.join(str(error).split())[:200]}); start one with "
             "`ray start --head`, or leave the address out to use this machine alone."
         ) from error
-    resources = ray.cluster_resources()
-    if resources.get("GPU") and options.device != "cpu":
-        sharing = options.in_flight or IN_FLIGHT["cuda"]
-        return Share(min(options.worker_cores, resources["CPU"] / resources["GPU"] / sharing), 1 / sharing)
-    return Share(cpus=options.worker_cores)
+    gpus = 0 if options.device == "cpu" else 1 / (options.in_flight or IN_FLIGHT["cuda"])
+    return Share.of(ray.nodes(), options.worker_cores, gpus)

@@ -39,7 +39,7 @@ def run_on_gpus(cases: Sequence[Case], options: Options, watch: Watch) -> list[C
     with tempfile.TemporaryDirectory() as folder:
         reports = [Path(folder, f"{number}.json") for number in range(1, options.gpus + 1)]
         children = [
-            start(options, Shard(number, options.gpus), device, report)
+            start(options, options.shard.part(number, options.gpus), device, report)
             for number, (device, report) in enumerate(zip(devices, reports, strict=True), start=1)
         ]
         reason = wait(children, watch)
@@ -62,11 +62,11 @@ def visible_gpus(count: int, visible: str) -> list[str]:
 
 
 def start(options: Options, shard: Shard, device: str, report: Path) -> subprocess.Popen[bytes]:
-    """The process of one share."""
-    given = [*options.given, f"--shard={shard.number}/{shard.count}", f"--report={report}", "--gpus=0"]
-    environment = {name: value for name, value in os.environ.items() if name != "KITS_ZIP"}
+    """The process of one share; what is made of all cases together is not for it to make."""
+    own = [f"--shard={shard.number}/{shard.count}", f"--report={report}", "--gpus=0", "--zip=", "--measurements="]
     return subprocess.Popen(
-        [sys.executable, "-m", "kits", "segment", *given], env=environment | {"CUDA_VISIBLE_DEVICES": device}
+        [sys.executable, "-m", "kits", "segment", *options.given, *own],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": device},
     )
 
 

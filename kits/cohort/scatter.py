@@ -2,18 +2,20 @@
 
 Ray starts no task twice by itself here: with its retries a scan that kills its process would be tried for ever. A
 worker that died, or gave up, is replaced. The task that it had goes to the back of the queue, at most ``TRIES`` times
-in all; where its machine was lost, that does not count, for the task is not to blame.
+in all. Where its machine was lost, that does not count, for the task is hardly to blame; but ``MACHINES`` of them are
+enough.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 TRIES = 2
+MACHINES = 5
 WAIT_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,22 @@ class Share:
 
     cpus: float = 2.0
     gpus: float = 0.0
+
+    @classmethod
+    def of(cls, nodes: Sequence[Mapping[str, Any]], cores: float, gpus: float = 1.0) -> Share:
+        """A GPU, or a part of one, where there are some, else cores; no more of them than the machines have.
+
+        Args:
+            nodes: of the cluster, as ``ray.nodes`` tells of them.
+            cores: that are wished for.
+            gpus: that are wished for; 0: GPUs are left alone.
+        """
+        machines = [node["Resources"] for node in nodes if node["Alive"]]
+        if with_gpus := [one for one in machines if gpus and one.get("GPU")]:
+            cpus = min([cores, *(one.get("CPU", 0.0) / one["GPU"] * gpus for one in with_gpus)])
+            return cls(cpus if cpus < 1 else int(cpus), gpus)  # Ray takes no other parts
+        largest = max((one.get("CPU", 0.0) for one in machines), default=0.0)
+        return cls(min(cores, largest or cores))
 
 
 class GaveUp(Exception):
@@ -56,6 +74,11 @@ class _Pool:
         """Let an idle worker, or a new one, do a task."""
         worker = self.idle.pop() if self.idle else self.start()
         self.busy[worker.run.remote(task)] = worker, number
+
+    def let_go(self, kill: Callable[[Any], None]) -> None:
+        """End the idle workers."""
+        while self.idle:
+            kill(self.idle.pop())
 
 
 def scatter(
@@ -86,44 +109,59 @@ def scatter(
     deaths = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
     remote: Any = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0)(worker)
     pool = _Pool(lambda: remote.remote(*arguments))
-    waiting, tries = deque(range(len(tasks))), Counter[int]()
+    waiting, tries, machines = deque(range(len(tasks))), Counter[int](), Counter[int]()
     try:
         while waiting or pool.busy:
             go_on()
-            room = max(1, room_for(share, ray.cluster_resources())) - len(pool.busy)
+            room = max(1, room_for(share, ray.nodes())) - len(pool.busy) if waiting else 0
             for _ in range(min(room, len(waiting))):
                 number = waiting.popleft()
                 pool.give(number, tasks[number])
-            ready, _ = ray.wait(list(pool.busy), timeout=WAIT_SECONDS)
-            for done in ready:
+            if not waiting:  # others may need the cores, not least a worker of ours that waits for them
+                pool.let_go(ray.kill)
+            for done in _ready(list(pool.busy)):
                 who, number = pool.busy.pop(done)
                 try:
-                    yield number, ray.get(done)
+                    result = ray.get(done)
                     pool.idle.append(who)
+                    yield number, result
                 except (RayTaskError, *deaths) as error:
                     cause = error.cause if isinstance(error, RayTaskError) else error
-                    gave_up = isinstance(cause, GaveUp)
-                    if isinstance(error, RayTaskError) and not gave_up:
-                        raise cause from error
                     ray.kill(who)  # one that only cannot be reached would do the task beside another
+                    if not isinstance(cause, (GaveUp, *deaths)):
+                        raise cause from error
                     reason = " ".join(str(cause).split())[:300]
-                    if not _machine_lost(cause):
-                        tries[number] += 1
-                    if tries[number] >= TRIES:
-                        yield number, Lost(tries[number], reason, gave_up)
+                    (machines if _machine_lost(cause) else tries)[number] += 1
+                    if tries[number] >= TRIES or machines[number] >= MACHINES:
+                        yield number, Lost(tries[number] + machines[number], reason, isinstance(cause, GaveUp))
                     else:
                         log.warning("A worker ended (%s); its task is tried again by another.", reason)
                         waiting.append(number)
     finally:
-        for who in [*pool.idle, *(who for who, _ in pool.busy.values())]:
-            ray.kill(who)
+        pool.idle += [who for who, _ in pool.busy.values()]
+        pool.let_go(ray.kill)
 
 
-def room_for(share: Share, resources: dict[str, float]) -> int:
-    """How many workers a cluster has room for, as it is now."""
+def _ready(waited_for: list[Any]) -> list[Any]:
+    """Those that are ready, once one is, or after about a second."""
+    import ray
+
+    ready, _ = ray.wait(waited_for, timeout=WAIT_SECONDS)
+    if ready:  # others came with it; asking for one at a time is slow where there are hundreds
+        ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
+    return list(ready)
+
+
+def room_for(share: Share, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many workers a cluster has room for, as it is now: each machine by itself, for a worker is on one.
+
+    Args:
+        share: what a worker needs.
+        nodes: as ``ray.nodes`` tells of them.
+    """
     needs = [(name, need) for name, need in (("CPU", share.cpus), ("GPU", share.gpus)) if need]
-    rooms = [int(resources.get(name, 0.0) / need + 1e-6) for name, need in needs]  # a fifth fits into one five times
-    return min(rooms, default=1)
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    return sum(int(min((one.get(name, 0.0) / need + 1e-6 for name, need in needs), default=1)) for one in machines)
 
 
 def _machine_lost(death: Exception) -> bool:

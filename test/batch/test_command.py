@@ -531,3 +531,23 @@ def test_a_fault_of_the_program_tells_how_to_report_it(scans, out, call, monkeyp
     assert "--verbose" in said
     assert "Traceback" not in said
     assert "Traceback" in call("--input", scans, "--output", out, "--verbose")[1]
+
+
+def test_a_clusters_workers_are_told_places_that_do_not_depend_on_where_they_began(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["--input=in", "--output=s3://bucket/out", "--report=report.json", "--weights=w", "--overlays=pictures"]
+    here = Options.parse(given, "kits segment")
+    assert (here.input, here.weights, here.extras[0].value) == (Path("in"), Path("w"), "pictures")
+    there = Options.parse([*given, "--ray"], "kits segment")
+    assert (there.input, there.report, there.weights) == (tmp_path / "in", tmp_path / "report.json", tmp_path / "w")
+    assert there.output == here.output == "s3://bucket/out"
+    assert there.extras[0].value == str(tmp_path / "pictures")
+
+
+def test_what_is_made_of_all_cases_can_be_left_out_though_the_environment_asks_for_it(monkeypatch):
+    monkeypatch.setenv("KITS_ZIP", "submission.zip")
+    monkeypatch.setenv("KITS_MEASUREMENTS", "lesions.csv")
+    asked = Options.parse([], "kits segment")
+    assert (asked.zip, len(asked.extras)) == (Path("submission.zip"), 1)
+    left_out = Options.parse(["--zip=", "--measurements="], "kits segment")
+    assert (left_out.zip, left_out.extras) == (None, ())

@@ -34,3 +34,11 @@ def test_what_is_no_share_is_a_sentence(text: str) -> None:
 
 def test_a_share_is_counted_from_one() -> None:
     assert Shard.parse("3/16") == Shard(3, 16)
+
+
+@given(names=st.sets(st.text(min_size=1), max_size=40), count=st.integers(1, 5), parts=st.integers(1, 5))
+def test_a_share_is_the_sum_of_its_parts(names: set[str], count: int, parts: int) -> None:
+    cases = [Case(name, Path(name), name) for name in sorted(names)]
+    share = Shard(count, count)
+    found = [case.name for number in range(1, parts + 1) for case in share.part(number, parts).of(cases)]
+    assert sorted(found) == [case.name for case in share.of(cases)]

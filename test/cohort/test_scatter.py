@@ -82,32 +82,86 @@ def test_a_run_that_is_told_to_end_does_so(cluster: Any, tmp_path: Path) -> None
     assert list(scatter(["c"], Worker, (str(tmp_path),), SHARE)) == [(0, "C")]
 
 
-def test_a_lost_machine_costs_no_task(cluster: Any, tmp_path: Path) -> None:
-    node = cluster.add_node(num_cpus=2, resources={"doomed": 1})
-    results = {}
-    for number, result in scatter([f"task{n}" for n in range(10)], Slow, (str(tmp_path),), SHARE):
-        results[number] = result
-        if len(results) == 2:
-            cluster.remove_node(node, allow_graceful=False)
-    assert [results[number] for number in range(10)] == [f"TASK{n}" for n in range(10)]
-
-
-class Slow(Worker):
-    """Takes long enough to be in the middle of a task when its machine goes."""
+class Held(Worker):
+    """Notes on which machine it begins a task; it does not end the first while the folder holds ``hold``."""
 
     def run(self, task: str) -> str:
-        time.sleep(1)
-        return super().run(task)
+        node = ray.get_runtime_context().get_node_id()
+        (self.folder / f"{task}.{node}").touch()
+        while task == "first" and (self.folder / "hold").exists():
+            time.sleep(0.05)
+        return task.upper()
+
+
+@pytest.mark.parametrize("enough", [3, 2])
+def test_a_lost_machine_costs_no_task_unless_they_are_many(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    """Two machines are lost one after the other, each in the midst of the first task, for which no other has room."""
+    monkeypatch.setattr("kits.cohort.scatter.MACHINES", enough)
+    (tmp_path / "hold").touch()
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1)]
+
+    def lose_a_machine() -> None:
+        if tries(tmp_path, "first") == len(nodes) < 3:
+            cluster.remove_node(nodes[-1], allow_graceful=False)
+            if len(nodes) == 2:
+                (tmp_path / "hold").unlink()
+            nodes.append(cluster.add_node(num_cpus=1, num_gpus=1))
+
+    results = dict(scatter(["first", "b", "c"], Held, (str(tmp_path),), Share(cpus=1, gpus=1), lose_a_machine))
+    cluster.remove_node(nodes[-1])
+    assert (results[1], results[2]) == ("B", "C")
+    if enough == 3:
+        assert results[0] == "FIRST"
+        assert tries(tmp_path, "first") == 3
+    else:
+        assert isinstance(results[0], Lost)
+        assert results[0].tries == 2 == tries(tmp_path, "first")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_waits_for_cores_gets_those_of_idle_ones(tmp_path: Path) -> None:
+    hog = ray.remote(num_cpus=1)(Worker).remote(str(tmp_path))
+    ray.get(hog.run.remote("hog"))  # one machine has a single core left, though room for two is counted
+    assert room_for(Share(cpus=2), ray.nodes()) == 2
+    tasks = [f"task{number}" for number in range(4)]
+    assert sorted(scatter(tasks, Worker, (str(tmp_path),), Share(cpus=2))) == [
+        (number, f"TASK{number}") for number in range(4)
+    ]
+    ray.kill(hog)
+
+
+def machines(*resources: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"Alive": True, "Resources": one} for one in resources]
 
 
 @pytest.mark.parametrize(
-    ("share", "resources", "room"),
+    ("share", "nodes", "room"),
     [
-        (Share(2), {"CPU": 9}, 4),
-        (Share(2, 1), {"CPU": 32, "GPU": 3}, 3),
-        (Share(1, 0.5), {"CPU": 32, "GPU": 2}, 4),
-        (Share(2, 1), {"CPU": 32}, 0),
+        (Share(2), machines({"CPU": 9}), 4),
+        (Share(2), machines({"CPU": 3}, {"CPU": 3}, {"CPU": 1}), 2),
+        (Share(2, 1), machines({"CPU": 32, "GPU": 3}), 3),
+        (Share(1, 0.2), machines({"CPU": 32, "GPU": 2}), 10),
+        (Share(2, 1), machines({"CPU": 32}, {"CPU": 2, "GPU": 8}), 1),
+        (Share(2), [*machines({"CPU": 2}), {"Alive": False, "Resources": {"CPU": 16}}], 1),
     ],
 )
-def test_there_is_room_for_as_many_workers_as_the_scarcest_resource_holds(share, resources, room) -> None:
-    assert room_for(share, resources) == room
+def test_there_is_room_for_as_many_workers_as_each_machines_scarcest_resource_holds(share, nodes, room) -> None:
+    assert room_for(share, nodes) == room
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cores", "gpus", "share"),
+    [
+        (machines({"CPU": 16}, {"CPU": 4}), 8, 1, Share(8)),
+        (machines({"CPU": 1}), 2, 1, Share(1)),  # else no worker would ever begin
+        (machines({}, {"CPU": 16, "GPU": 4}), 8, 1, Share(4, 1)),
+        (machines({"CPU": 10, "GPU": 4}), 8, 1, Share(2, 1)),  # Ray takes no 2.5 cores
+        (machines({"CPU": 10, "GPU": 4}), 8, 0, Share(8)),
+        (machines({"CPU": 2, "GPU": 8}), 2, 1, Share(0.25, 1)),
+        (machines({"CPU": 16, "GPU": 1}), 2, 0.5, Share(2, 0.5)),
+    ],
+)
+def test_a_worker_takes_a_gpu_or_cores_but_no_more_than_machines_have(nodes, cores, gpus, share) -> None:
+    assert Share.of(nodes, cores, gpus) == share

@@ -1,5 +1,7 @@
 """A cascade whose networks only threshold: what it must find in a made volume is known to the voxel."""
 
+from pathlib import Path
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -72,6 +74,11 @@ def phantom(
             ball = (z - cz) ** 2 + (y - cy + ry) ** 2 + (x - cx) ** 2 < tumour_mm**2
             hu[ball], labels[ball] = TUMOUR, 2
     return hu, labels
+
+
+def labels_in(path: Path) -> np.ndarray:
+    """The array of a label map's file."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def phantom_volume(**settings: object) -> tuple[Volume, np.ndarray]:

@@ -8,6 +8,7 @@ the size that arrived is compared.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,14 @@ from kits.io.formats import ending_of
 from kits.io.stores.url import WEB, Url
 
 T = TypeVar("T")
-COMMITTED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+S3, GOOGLE, AZURE = ("s3", "s3a"), ("gs", "gcs"), ("abfs", "abfss", "az")
+COMMITTED = (*S3, *GOOGLE, *AZURE)
 """Stores where no part of an upload is ever seen."""
+CREDENTIALS = (
+    dict.fromkeys(S3, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for public data")
+    | dict.fromkeys(GOOGLE, "GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GS_TOKEN=anon for public data")
+)  # fmt: skip
+"""Variables by which stores know who asks."""
 WAITS_SECONDS = (1.0, 4.0)
 """Between attempts, beyond those that the store's own library makes."""
 SILENT_SECONDS = 60.0
@@ -32,7 +39,9 @@ SILENT_SECONDS = 60.0
 IDENTITIES = ("ETag", "etag", "Content-MD5", "md5Hash", "content_md5", "content_settings_md5")
 """What stores tell of a file that changes with its contents."""
 FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError)
-FORBIDDEN = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError")
+FORBIDDEN = (
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError", "DefaultCredentialsError",
+)  # fmt: skip
 """Errors of the stores' libraries, by name, for these are imported only where they are used."""
 log = logging.getLogger(__name__)
 
@@ -49,7 +58,7 @@ def connect(url: Url) -> tuple[Any, str]:
     """The file system of a URL, and its path there.
 
     Raises:
-        StoreError: nothing reads such URLs, or the package that does is not installed.
+        StoreError: nothing reads such URLs, or what does is not installed or cannot begin.
     """
     try:
         from fsspec.core import url_to_fs
@@ -58,8 +67,12 @@ def connect(url: Url) -> tuple[Any, str]:
         raise StoreError(f"{url.shown}: stores need fsspec; run `pip install 'kits-cascade[cohort]'`.") from error
     settings: dict[str, Any] = {}
     try:
-        if url.protocol in ("s3", "s3a"):
+        if url.protocol in S3:
             settings = {"max_concurrency": 1}  # else ten blocks of 50 MB are held at a time
+        elif url.protocol in GOOGLE:
+            # Else uploads to buckets of one zone show while they grow; and each call asks first what a bucket is.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what we tell in a sentence
         elif url.protocol in WEB:
             from aiohttp import ClientTimeout
 
@@ -68,13 +81,15 @@ def connect(url: Url) -> tuple[Any, str]:
         return url_to_fs(str(url), **settings)
     except ImportError as error:
         package = known_implementations[url.protocol]["class"].partition(".")[0]
-        ours = url.protocol in ("s3", "s3a", *WEB)
+        ours = url.protocol in (*S3, *WEB)
         remedy = "'kits-cascade[cohort]'" if ours else package
         raise StoreError(f"{url.shown}: its store needs a package ({error}); run `pip install {remedy}`.") from error
-    except ValueError as error:
-        raise StoreError(
-            f"{url.shown}: no store is known by {url.protocol}:// ({error}); give s3://, gs:// or a path."
-        ) from error
+    except Exception as error:
+        if url.protocol not in known_implementations:
+            raise StoreError(
+                f"{url.shown}: no store is known by {url.protocol}:// ({error}); give s3://, gs:// or a path."
+            ) from error
+        raise told(url, error) from error
 
 
 def attempt(url: Url, work: Callable[[Any, str], T]) -> T:
@@ -104,8 +119,9 @@ def is_final(error: Exception) -> bool:
 
 def is_forbidden(error: Exception) -> bool:
     """Whether a store refuses, or there is nothing to show it."""
-    status = getattr(error, "status", 0)
-    return isinstance(error, PermissionError) or type(error).__name__ in FORBIDDEN or status in (401, 403)
+    status = getattr(error, "status", getattr(error, "code", 0))
+    refused = status in (401, 403) or str(error).startswith("Forbidden: ")  # as gcsfs says it
+    return refused or isinstance(error, PermissionError) or type(error).__name__ in FORBIDDEN
 
 
 def told(url: Url, error: Exception) -> StoreError:
@@ -114,9 +130,9 @@ def told(url: Url, error: Exception) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return NotThereError(f"{url.shown}: is not there; check bucket, folder and name.")
     if is_forbidden(error):
+        variables = CREDENTIALS.get(url.protocol, "")
         return StoreError(
-            f"{url.shown}: the store refuses ({reason}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for public data)."
+            f"{url.shown}: the store refuses ({reason}); check the credentials{variables and f' ({variables})'}."
         )
     if disk_is_full(error):
         return StoreError(f"{url.shown}: there is no room for it on this machine; let TMPDIR name a larger disk.")
@@ -241,7 +257,15 @@ def arrived(system: Any, path: Path, place: str) -> None:
 
 def rename(url: Url, to: Url) -> None:
     """Give a file of a store another name."""
-    attempt(url, lambda system, path: system.mv(path, connect(to)[1]))
+
+    def move(system: Any, path: str) -> None:
+        if url.protocol in COMMITTED:  # which copy and remove in any case, if not by calls that few of them know
+            system.cp_file(path, connect(to)[1])
+            system.rm_file(path)
+        else:
+            system.mv(path, connect(to)[1])
+
+    attempt(url, move)
 
 
 def remove(url: Url) -> None:
