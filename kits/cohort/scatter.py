@@ -9,6 +9,7 @@ enough.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 TRIES = 2
 MACHINES = 5
 WAIT_SECONDS = 1.0
+TOLD_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -126,7 +128,7 @@ def scatter(
                     pool.idle.append(who)
                     yield number, result
                 except (RayTaskError, *deaths) as error:
-                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    cause = error.cause if isinstance(error, RayTaskError) else _told(who, error, go_on)
                     ray.kill(who)  # one that only cannot be reached would do the task beside another
                     if not isinstance(cause, (GaveUp, *deaths)):
                         raise cause from error
@@ -164,6 +166,25 @@ def room_for(share: Share, nodes: Sequence[Mapping[str, Any]]) -> int:
     return sum(int(min((one.get(name, 0.0) / need + 1e-6 for name, need in needs), default=1)) for one in machines)
 
 
+def _told(worker: Any, death: Exception, go_on: Callable[[], None]) -> Exception:
+    """Why a worker ended: of one that only cannot be reached Ray says so a little later, when it knows."""
+    import ray
+    from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+
+    until = time.monotonic() + TOLD_SECONDS
+    while isinstance(death, ActorUnavailableError) and time.monotonic() < until:
+        go_on()
+        try:
+            ray.get(worker.__ray_ready__.remote(), timeout=WAIT_SECONDS)
+            break  # it is there again
+        except GetTimeoutError:
+            continue
+        except RayActorError as told:
+            death = told
+            time.sleep(0.1)
+    return death
+
+
 def _machine_lost(death: Exception) -> bool:
     """Whether a worker died with its machine, not by what it did."""
     import ray
@@ -172,5 +193,7 @@ def _machine_lost(death: Exception) -> bool:
     if isinstance(death, NodeDiedError):
         return True
     text = str(death)
+    if "node has died" in text:
+        return True
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     return any(node["NodeID"] in text for node in ray.nodes() if node["NodeID"] not in alive)
