@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from kits.batch.options import Options
 from kits.batch.record import FOLDER
-from kits.batch.report import TELLING_TIMES, CaseReport, Manifest
+from kits.batch.report import CaseReport, Manifest
 from kits.errors import OutputError
 from kits.io.atomic import write_text
 from kits.io.checksum import files_below
@@ -30,19 +29,12 @@ class StoredManifest(Manifest):
     """
 
     def __init__(self, path: Path, url: Url) -> None:
-        super().__init__(path)
-        self.file = path
-        self.url, self.next = url, time.monotonic() + SEND_SECONDS
+        super().__init__(path, SEND_SECONDS)
+        self.file, self.url = path, url
 
     def begin(self) -> None:
         super().begin()
         send(self.file, self.url)
-
-    def write(self, reports: Sequence[CaseReport]) -> None:
-        if (started := time.monotonic()) > self.next:
-            self.end(reports)
-            now = time.monotonic()
-            self.next = now + max(SEND_SECONDS, TELLING_TIMES * (now - started))
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         super().end(reports)

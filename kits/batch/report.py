@@ -88,12 +88,13 @@ class Manifest:
 
     Args:
         path: None for a run that keeps none; a device or pipe, such as ``/dev/stdout``, gets it once, at the end.
+        every: seconds between two tellings at least; the first one waits so long, too.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, every: float = 0.0) -> None:
+        self.path, self.every = path, every
         self.complaint = ""
-        self.due = 0.0
+        self.due = time.monotonic() + every
 
     def begin(self) -> None:
         """Try the place before hours of work depend on it.
@@ -118,7 +119,7 @@ class Manifest:
         if self.path and not is_stream(self.path) and began >= self.due:
             self.end(reports)
             took = time.monotonic() - began
-            self.due = began + (TELLING_TIMES * took if took > BRIEF_SECONDS else 0.0)
+            self.due = began + max(self.every, TELLING_TIMES * took if took > BRIEF_SECONDS else 0.0)
 
     def end(self, reports: Sequence[CaseReport]) -> None:
         """Tell of all cases."""
