@@ -7,7 +7,7 @@
     python -m train evaluate --data KITS_DIR --weights DIR ...    the paper's Table 2
     python -m train average  A B --out FILE                       the mean of two networks' weights
     python -m train simulate --labels DIR --backgrounds DIR ...   make scans to learn from
-    python -m train pictures FOLDER --out DIR                     label pictures of patients without tumour
+    python -m train pictures FOLDER --out DIR                     label pictures that have no masks
 
 Several GPUs: ``torchrun --nproc-per-node 4 -m train fit ...``. No option of ``fit`` may begin one of ``torchrun``'s,
 which takes it for that.
@@ -92,7 +92,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     evaluate.add_arguments(command("evaluate", evaluate.main, "score weights as in the paper's Table 2"))
     simulate.add_arguments(command("simulate", simulate.main, "make KiTS-shaped scans from label maps"))
     pictures.add_arguments(
-        command("pictures", pictures.main, "label pictures of patients without tumour, by the weights that there are")
+        command("pictures", pictures.main, "label pictures without masks, by the weights that there are")
     )
     return top
 

@@ -1,9 +1,10 @@
-"""``python -m train pictures``: axial pictures of patients without tumour become lone slices with labels.
+"""``python -m train pictures``: axial pictures without masks of the kidneys become lone slices with labels.
 
 Public collections hold thousands of CT slices as pictures, without masks, but with a word for each patient: healthy, a
-stone, or a cyst. Of such a slice the cascade's own kidneys are near the truth, and what it calls tumour is known to be
-wrong: just what it has to learn. What is watery in a kidney with cysts is one. What grey values mean is read off the
-picture: fat and muscle are the two peaks.
+stone, a cyst, or a tumour. Of such a slice the cascade's own kidneys are near the truth. What it calls tumour in a
+patient without one is known to be wrong: just what it has to learn. What is watery in a kidney with cysts is one. Where
+there is a tumour somebody's outlines tell it, or somebody who has looked at what the cascade calls so. What grey values
+mean is read off the picture: fat and muscle are the two peaks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ SPECK_MM2, HUGE_MM2, MUCH_TUMOUR_MM2 = 150.0, 9000.0, 1500.0
 """Smaller pieces go; a slice with a larger piece, or more tumour outside kidneys, is left out: the cascade failed."""
 SMOOTH_MM = 2.0
 """Noise is smoothed by so much before a pixel is called watery."""
+TUMOUR_MM2 = 120.0
+"""Smaller pieces that are called tumour are kidney, where nobody outlined them."""
 WATER_HU, DARKER_HU = (-15.0, 28.0), 10.0
 """What a cyst's pixels measure, and how much darker than kidney they are, which without contrast medium is little."""
 CYST_MM2, CYST_FILLS, RIM_MM = 80.0, 0.6, 2.0
@@ -145,28 +149,91 @@ def with_cysts(one: Slice, labels: np.ndarray) -> np.ndarray | None:
     return None if kept is None else np.where(cysts & (kept > 0), np.uint8(CYST), kept)
 
 
-def label_pictures(paths: list[Path], out: Path, cascade: Cascade, *, cysts: bool = False) -> list[dict[str, object]]:
+def with_tumours(labels: np.ndarray, mm: float, outline: np.ndarray | None = None) -> np.ndarray | None:
+    """A slice's labels, uint8 (rows, columns), of a patient with a tumour; None where none is left.
+
+    Args:
+        labels: what the cascade called it.
+        mm: size of a pixel.
+        outline: where somebody drew a tumour, perhaps not to its rim: what is called tumour and hangs together with it
+            is a part of it, and nothing else is tumour. Without one the cascade is trusted but for specks.
+    """
+    tumour = (labels == TUMOUR) | (False if outline is None else outline)
+    numbered = cc3d.connected_components(np.ascontiguousarray(tumour), connectivity=4)
+    if outline is None:
+        sizes = np.bincount(numbered.ravel())
+        true = np.flatnonzero(sizes * mm * mm >= TUMOUR_MM2)
+    else:
+        true = np.unique(numbered[outline])
+    found = np.where(labels > 0, np.uint8(KIDNEY), np.uint8(0))
+    found[np.isin(numbered, true[true > 0])] = TUMOUR
+    return found if (found == TUMOUR).any() else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of the pictures.
+
+    Args:
+        cysts: the patients have cysts, and no tumours.
+        tumours: they have tumours.
+        outlines: folder with the tumours' outlines, of the pictures' names: what is not black in them.
+        patients: regular expression whose first group is a patient's name in a picture's; else each is its own.
+    """
+
+    cysts: bool = False
+    tumours: bool = False
+    outlines: Path | None = None
+    patients: str = "(.*)"
+
+    def labels(self, path: Path, one: Slice, seen: np.ndarray) -> np.ndarray | None:
+        """A picture's labels, from those that the cascade gave it; None if it cannot be used."""
+        if not self.tumours and self.outlines is None:
+            return with_cysts(one, seen) if self.cysts else without_tumour(seen, one.mm)
+        outline = None
+        if self.outlines is not None:
+            drawn = self.outlines / path.name
+            if not drawn.exists():
+                raise InputError(f"{drawn}: there are no outlines of {path}; add them, or leave the picture out.")
+            outline = np.asarray(Image.open(drawn).convert("L")) > 0
+            if outline.shape != seen.shape:
+                raise InputError(f"{drawn} has not the size of {path}; make them alike.")
+        return with_tumours(seen, one.mm, outline)
+
+    def patient(self, path: Path) -> str:
+        """Whose a picture is."""
+        found = re.match(self.patients, path.stem)
+        return found[1] if found else path.stem
+
+
+NOTHING = Asked()
+"""No tumours, no cysts, and each picture a patient of its own."""
+
+
+def label_pictures(paths: list[Path], out: Path, cascade: Cascade, asked: Asked = NOTHING) -> list[dict[str, object]]:
     """Write a source of the kind ``slices``: what can be used of some pictures, with ``slices.json``; returns that.
 
     Args:
         paths: the pictures.
         out: folder to write.
         cascade: that labels them.
-        cysts: the patients have cysts.
+        asked: what is known of them.
 
     Raises:
-        InputError: none can be used.
+        InputError: none can be used, or outlines are missing.
     """
     out.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number, one, labels in labelled(paths, cascade, cysts):
+    cases: dict[str, int] = {}
+    for number, one, labels in labelled(paths, cascade, asked):
         low, high = GREY_HU
         grey = np.rint((np.clip(one.hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)
         names = f"{number:05d}_ct.png", f"{number:05d}_label.png"
         for name, array in zip(names, (grey, labels), strict=True):
             Image.fromarray(array).save(out / name)
         spacing = [SLICE_MM, round(one.mm, 4), round(one.mm, 4)]
-        entries.append({"case": number, "ct": names[0], "label": names[1], "spacing_mm": spacing})
+        case = cases.setdefault(asked.patient(paths[number]), number)
+        entries.append({"case": case, "ct": names[0], "label": names[1], "spacing_mm": spacing})
     if not entries:
         raise InputError(f"Of {len(paths)} pictures none shows a body with fat and muscle whose kidneys were found.")
     write_text(json.dumps(entries, indent=1) + "\n", out / "slices.json")
@@ -174,7 +241,7 @@ def label_pictures(paths: list[Path], out: Path, cascade: Cascade, *, cysts: boo
     return entries
 
 
-def labelled(paths: list[Path], cascade: Cascade, cysts: bool) -> Iterator[tuple[int, Slice, np.ndarray]]:
+def labelled(paths: list[Path], cascade: Cascade, asked: Asked) -> Iterator[tuple[int, Slice, np.ndarray]]:
     """The number, HU and labels of those pictures that can be used."""
     for number, path in enumerate(tqdm(paths, disable=None)):
         try:
@@ -187,7 +254,7 @@ def labelled(paths: list[Path], cascade: Cascade, cysts: bool) -> Iterator[tuple
             continue
         volume = Volume.from_array(np.repeat(one.hu[None], REPEATS, axis=0), (SLICE_MM, one.mm, one.mm), path.name)
         seen = cascade.predict(volume).labels[REPEATS // 2]
-        labels = with_cysts(one, seen) if cysts else without_tumour(seen, one.mm)
+        labels = asked.labels(path, one, seen)
         if labels is not None:
             yield number, one, labels
 
@@ -197,6 +264,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of axial pictures, one patient's kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take one of N, since neighbours look alike")
     parser.add_argument("--cysts", action="store_true", help="the patients have cysts: what is watery becomes label 3")
+    parser.add_argument("--tumours", action="store_true", help="they have tumours: what the cascade calls so stays")
+    text = "folder with pictures of the same names, black but for the tumours: outlines that somebody drew"
+    parser.add_argument("--outlines", type=Path, metavar="DIR", help=text)
+    text = "file with names of pictures, a line each: take these alone, as of those whose labels somebody looked at"
+    parser.add_argument("--only", type=Path, metavar="FILE", help=text)
+    text = "regular expression whose first group is a patient's name in a picture's; by default each is its own"
+    parser.add_argument("--patients", default=Asked.patients, metavar="REGEX", help=text)
     parser.add_argument("--weights", type=Path, required=True, help="folder with the weight files that label them")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for slices.json and its pictures"
@@ -206,4 +280,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Run ``pictures``; raises ``KitsError`` where nothing can be used."""
     paths = [path for folder in arguments.folders for path in sorted(folder.iterdir())[:: arguments.every]]
-    label_pictures(paths, arguments.out, Cascade.load(arguments.weights), cysts=arguments.cysts)
+    if arguments.only:
+        names = set(arguments.only.read_text(encoding="utf-8").split("\n"))
+        paths = [path for path in paths if path.name in names]
+    asked = Asked(arguments.cysts, arguments.tumours, arguments.outlines, arguments.patients)
+    label_pictures(paths, arguments.out, Cascade.load(arguments.weights), asked)

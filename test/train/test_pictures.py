@@ -1,4 +1,4 @@
-"""Pictures of patients without tumour become slices to learn from, in HU, with nothing called tumour."""
+"""Pictures become slices to learn from, in HU: without tumour where the patient has none, else with what is known."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,17 @@ from kits.errors import InputError
 from test.helpers.threshold import threshold_cascade
 from train.config import Source
 from train.data.cases import find_labelled
-from train.pictures import GREY_HU, SOFT_HU, Slice, calibrated, label_pictures, with_cysts, without_tumour
+from train.pictures import (
+    GREY_HU,
+    SOFT_HU,
+    Asked,
+    Slice,
+    calibrated,
+    label_pictures,
+    with_cysts,
+    with_tumours,
+    without_tumour,
+)
 
 GAIN, FAT = 1.6, 30  # HU a grey value, and the grey value of fat
 
@@ -121,3 +131,52 @@ def test_pictures_become_a_source_of_slices(tmp_path: Path, caplog: pytest.LogCa
     assert hu[0][labels[0] == 1].mean() == pytest.approx(185, abs=15)
     with pytest.raises(InputError, match="Of 1 pictures none"):
         label_pictures([tmp_path / "b.txt"], tmp_path / "none", threshold_cascade())
+
+
+def called() -> np.ndarray:
+    """A kidney with a large piece that is called tumour, a speck, and a piece far from it."""
+    labels = np.zeros((128, 128), np.uint8)
+    labels[20:60, 20:60], labels[30:50, 30:50], labels[22:25, 22:25], labels[100:115, 100:115] = 1, 2, 2, 2
+    return labels
+
+
+def test_of_a_patient_with_a_tumour_what_is_called_so_stays_but_for_specks() -> None:
+    found = with_tumours(called(), 0.8)
+    assert found is not None
+    expected = called()
+    expected[22:25, 22:25] = 1
+    assert np.array_equal(found, expected)
+
+
+def test_an_outline_tells_which_piece_is_the_tumour_and_is_one_itself() -> None:
+    outline = np.zeros((128, 128), bool)
+    outline[45:55, 45:55] = True
+    found = with_tumours(called(), 0.8, outline)
+    assert found is not None
+    expected = np.minimum(called(), 1)
+    expected[30:50, 30:50], expected[45:55, 45:55] = 2, 2
+    assert np.array_equal(found, expected)
+
+
+def test_a_slice_in_which_no_tumour_is_found_is_left_out() -> None:
+    assert with_tumours(np.minimum(called(), 1), 0.8) is None
+
+
+def test_pictures_of_one_patient_have_one_name_and_keep_their_outlined_tumours(tmp_path: Path) -> None:
+    pictures, outlines = tmp_path / "pictures", tmp_path / "outlines"
+    for folder in (pictures, outlines):
+        folder.mkdir()
+    drawn = np.zeros((256, 256), np.uint8)
+    drawn[140:150, 70:85] = 255
+    for name in ("ann_1.png", "ann_2.png", "bob_1.png"):
+        Image.fromarray(picture()).save(pictures / name)
+        Image.fromarray(drawn).save(outlines / name)
+    asked = Asked(outlines=outlines, patients="(.*)_")
+    entries = label_pictures(sorted(pictures.iterdir()), tmp_path / "out", threshold_cascade(), asked)
+    assert [entry["case"] for entry in entries] == [0, 0, 2]
+    labels = np.asarray(Image.open(tmp_path / "out" / str(entries[0]["label"])))
+    assert (labels[drawn > 0] == 2).all()
+    assert np.count_nonzero(labels == 2) == np.count_nonzero(drawn), "the bright spot elsewhere is none"
+    (outlines / "ann_1.png").unlink()
+    with pytest.raises(InputError, match=r"no outlines of .*ann_1\.png; add them"):
+        label_pictures(sorted(pictures.iterdir()), tmp_path / "none", threshold_cascade(), asked)
