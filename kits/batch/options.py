@@ -174,7 +174,7 @@ def parser(prog: str) -> Parser:
            type=device, metavar="DEVICE")  # fmt: skip
     choice("--engine", "auto", "what runs them; auto: OpenVINO on a CPU, where it is installed, else torch",
            words(Runner), Runner)  # fmt: skip
-    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU, fp32 on a CPU, bf16 in stage 1 where faster",
+    choice("--precision", "auto", "of the networks; auto: fp16 on a GPU; on a CPU bf16 where that is faster, else fp32",
            words(Precision), Precision)  # fmt: skip
     choice("--mode", "native", "native: every slice, by our networks; paper: 3 mm slices, as published",
            words(Mode), Mode)  # fmt: skip

@@ -33,7 +33,7 @@ from kits.io.volume import Volume
 from kits.plan import Plan
 from kits.runtime.arriving import arriving, check_finite, finite
 from kits.runtime.devices import current, explained
-from kits.runtime.engine import engines_of_stages
+from kits.runtime.engine import Engine
 from kits.runtime.runtime import DEFAULT, Runtime
 from kits.runtime.weights import Member, load_members
 
@@ -231,16 +231,17 @@ def placed(first: Sequence[Member], second: Sequence[Member], runtime: Runtime) 
         KitsError: the device or the runner is not there, or networks do not run there.
     """
     how = str(runtime.runner), str(runtime.precision)
-    engines = engines_of_stages(runtime.device, *how)
+    engine = Engine(runtime.device, *how)
+    log.info("Networks run on %s.", engine)
     try:
-        return Stage.of(first, engines[0]), Stage.of(second, engines[1])
+        return Stage.of(first, engine), Stage.of(second, engine)
     except KitsError as error:
         chosen = runtime.device == "auto" and runtime.precision == Precision.AUTO
-        if not chosen or engines[0].device.type == "cpu":
+        if not chosen or engine.device.type == "cpu":
             raise
         log.warning("Networks will run on the CPU. %s", error)
-    engines = engines_of_stages("cpu", *how)
-    return Stage.of(first, engines[0]), Stage.of(second, engines[1])
+    engine = Engine("cpu", *how)
+    return Stage.of(first, engine), Stage.of(second, engine)
 
 
 def members_of(mode: Mode, number: int, stage: Sequence[Member], most: int = 0) -> list[Member]:

@@ -169,22 +169,6 @@ def pieces(done: int, batch: int, windows: int, slices: int) -> Iterator[tuple[i
         yield window, slice(max(done - window * slices, 0), min(last - window * slices, slices))
 
 
-def engines_of_stages(device: str = "auto", engine: str = "auto", precision: str = "auto") -> tuple[Engine, Engine]:
-    """Where stage 1 and stage 2 run.
-
-    Stage 1 only says where to look; stage 2 decides the labels, of which bf16 changes up to 0.08 %. So with ``auto`` a
-    CPU that is faster in bf16 takes it for stage 1 alone, and label maps are those of fp32 (docs/decisions.md).
-
-    Args:
-        device, engine, precision: of ``Engine``; a precision that is asked for is both stages'.
-    """
-    first = second = Engine(device, engine, precision)
-    if precision == "auto" and first.precision == torch.bfloat16:
-        second = Engine(first.device, engine, "fp32")
-    log.info("Networks run on %s%s.", first, "" if second is first else f"; stage 2 on {second}")
-    return first, second
-
-
 def choose_engine(wanted: str, device: torch.device) -> str:
     """``openvino`` or ``torch``; by itself OpenVINO on a CPU, where it is installed (docs/decisions.md has the times).
 

@@ -14,7 +14,7 @@ from kits.errors import GpuMemoryError, KitsError
 from kits.networks import Network
 from kits.normalisation import Normalisation
 from kits.runtime.devices import DeviceLost
-from kits.runtime.engine import engines_of_stages
+from kits.runtime.engine import Engine
 from kits.runtime.runtime import Runtime
 from test.helpers.threshold import member, phantom_volume
 
@@ -112,11 +112,11 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A GPU that passes its trial and has no room for the networks; gives the devices that were asked for."""
     asked: list[str] = []
 
-    def engines(device: str, *how: str) -> tuple[object, object]:
+    def engine(device: str, *how: str) -> object:
         asked.append(device)
-        return engines_of_stages(device, *how) if device == "cpu" else (Refusing(), Refusing())
+        return Engine(device, *how) if device == "cpu" else Refusing()
 
-    monkeypatch.setattr("kits.cascade.cascade.engines_of_stages", engines)
+    monkeypatch.setattr("kits.cascade.cascade.Engine", engine)
     return asked
 
 
@@ -137,3 +137,10 @@ def test_who_asked_for_a_gpu_or_a_precision_is_told_that_it_does_not_serve(
     with pytest.raises(GpuMemoryError, match="memory of cuda:0 ran out"):
         Cascade([member("locate")], [member("segment")], Runtime.of(device, precision=precision))
     assert full_gpu == [device]
+
+
+def test_both_stages_run_on_one_engine_which_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        cascade = Cascade([member("locate")], [member("segment")], Runtime.of("cpu", runner="torch"))
+    assert cascade.locator.engine is cascade.segmenter.engine, "one engine halves its batch for both stages"
+    assert [one for one in caplog.messages if "run on" in one] == [f"Networks run on {cascade.locator.engine}."]

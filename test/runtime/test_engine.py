@@ -13,7 +13,7 @@ from kits.geometry import cover
 from kits.networks import ResNet, ResUNet
 from kits.runtime import engine
 from kits.runtime import precision as precision_module
-from kits.runtime.engine import Engine, choose_engine, engines_of_stages
+from kits.runtime.engine import Engine, choose_engine
 from kits.runtime.precision import precisions
 from kits.runtime.stacks import stack_slices
 from test.helpers.threshold import Threshold
@@ -155,24 +155,19 @@ def test_the_precision_follows_from_the_cpu_alone(
 
 
 @pytest.mark.parametrize(
-    ("fastest", "asked", "stages"),
+    ("fastest", "asked", "taken"),
     [
-        (torch.bfloat16, "auto", ("bf16", "fp32")),
-        (torch.bfloat16, "bf16", ("bf16", "bf16")),
-        (torch.float32, "auto", ("fp32", "fp32")),
-        (torch.float16, "auto", ("fp16", "fp16")),
+        (torch.bfloat16, "auto", "bf16"),
+        (torch.bfloat16, "fp32", "fp32"),
+        (torch.float32, "auto", "fp32"),
+        (torch.float16, "auto", "fp16"),
     ],
 )
-def test_labels_are_decided_in_single_precision_where_the_cpu_is_faster_in_bf16(
-    fastest: torch.dtype, asked: str, stages: tuple[str, str], monkeypatch, caplog
+def test_the_fastest_precision_is_taken_where_none_is_asked_for(
+    fastest: torch.dtype, asked: str, taken: str, monkeypatch
 ) -> None:
     monkeypatch.setattr(engine, "precisions", lambda device: (fastest,))
-    with caplog.at_level("INFO"):
-        both = engines_of_stages("cpu", "torch", asked)
-    assert tuple(one.precision_name for one in both) == stages
-    assert (both[0] is both[1]) == (stages[0] == stages[1]), "one engine halves its batch for both stages"
-    assert f"Networks run on cpu in {stages[0]}, by torch" in caplog.text
-    assert ("stage 2 on cpu in fp32, by torch" in caplog.text) == (stages[0] != stages[1])
+    assert Engine("cpu", "torch", asked).precision_name == taken
 
 
 def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> None:
@@ -180,13 +175,6 @@ def test_a_precision_that_is_asked_for_is_taken_and_an_unknown_one_refused() -> 
     assert Engine("cpu", precision="fp32").precision_name == "fp32"
     with pytest.raises(ValueError, match="'int8' is not a valid Precision"):
         Engine("cpu", precision="int8")
-
-
-def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        for machine in engines_of_stages("cpu"):
-            machine.predict([Threshold()], torch.zeros(3, 256, 256), range(3), [(0, 0)])
-    assert [record.message for record in caplog.records if "cpu in" in record.message] == [caplog.records[0].message]
 
 
 @needs_openvino
@@ -279,11 +267,3 @@ def test_a_prediction_is_queued_without_waiting_for_the_device(step: float) -> N
     with NothingWaits():
         got = machine.predict([network], torch.empty(9, 256, 300, device="meta"), range(2, 8), [(0, 0), (0, 44)], step)
     assert (got.shape, got.device.type) == ((6, 3, 256, 300), "meta")
-
-
-def test_stage_2_takes_the_device_that_stage_1_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = []
-    monkeypatch.setattr(engine, "choose_device", lambda wanted: chosen.append(wanted) or torch.device("cpu"))
-    monkeypatch.setattr(engine, "precisions", lambda device: (torch.bfloat16,))
-    first, second = engines_of_stages("auto", "torch")
-    assert (chosen, first.device, second.device) == (["auto"], torch.device("cpu"), torch.device("cpu"))
