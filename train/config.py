@@ -87,6 +87,7 @@ class Augmentation:
         lesions: how often a lesion is grown into a kidney of a lone slice: a tumour or cyst, beside a tumour a cyst.
         pasted: how often a real tumour of another lone slice is pasted into a kidney of one.
         pasted_among: the same for a volume's slice and its neighbours, through which the tumour shrinks as a ball does.
+        whole: how often what is pasted there is a whole tumour of another volume, its sections as they are.
         grown_among: how often, instead, a lesion is grown through a volume's slice and its neighbours.
         washout: how often contrast medium is taken out, as in a scan without; half as often where a tumour shows.
         enhancement: how often, instead, organs and vessels take up more or less of it.
@@ -109,6 +110,7 @@ class Augmentation:
     lesions: float = 0.0
     pasted: float = 0.0
     pasted_among: float = 0.0
+    whole: float = 0.0
     grown_among: float = 0.0
     washout: float = 0.0
     enhancement: float = 0.0

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from kits.runtime.stacks import OFFSETS
 
 from ..config import Augmentation, Config
 from ..lesions.grow import grow_lesion
-from ..lesions.paste import paste_tumour
+from ..lesions.paste import paste, paste_tumour
 from ..lesions.tissue import CYSTS, draw_kind
+from ..lesions.whole import WholeTumour, whole_tumours
 from .cache import Scan
 from .sampling import Site
 from .variations import vary_content
@@ -68,6 +70,22 @@ def warp_graph(batch: int, patch: int, device_id: int | None, threads: int = 1) 
     return graph()
 
 
+@dataclass(frozen=True)
+class Donors:
+    """Whose tumours are pasted: lone slices with one, and whole ones of volumes."""
+
+    slices: Sequence[Scan] = ()
+    whole: Sequence[WholeTumour] = ()
+
+    @classmethod
+    def of(cls, scans: Sequence[Scan], how: Augmentation) -> Donors:
+        """Those among some scans, as far as any are pasted."""
+        if not (how.pasted or how.pasted_among):
+            return cls()
+        lone = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"]
+        return cls(lone, [*whole_tumours(scans)] if how.whole else ())
+
+
 class Augmenter:
     """Makes batches of patches.
 
@@ -83,6 +101,8 @@ class Augmenter:
         threads = feeders(device, batch)
         self.feeders = ThreadPoolExecutor(threads)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.known: Sequence[Scan] = ()
+        self.donors = Donors()
         self.graph = warp_graph(batch, config.patch, None if device.type == "cpu" else device.index or 0, threads)
         self.graph.build()
 
@@ -111,8 +131,9 @@ class Augmenter:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ``__call__``, on the current stream."""
         how = self.config.augmentation
-        pasted = how.pasted or how.pasted_among
-        donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if pasted else []
+        if scans is not self.known:
+            self.known, self.donors = scans, Donors.of(scans, how)
+        donors = self.donors
         prepared = self.feeders.map(lambda site, rng: self.prepare(scans, site, donors, rng), picked, generators)
         lones, fed = zip(*prepared, strict=True)
         inputs = {name: [one[name] for one in fed] for name in fed[0]}
@@ -131,7 +152,7 @@ class Augmenter:
         return self.norm.apply(images), labels
 
     def prepare(
-        self, scans: Sequence[Scan], site: Site, donors: Sequence[Scan], rng: np.random.Generator
+        self, scans: Sequence[Scan], site: Site, donors: Donors, rng: np.random.Generator
     ) -> tuple[bool, dict[str, np.ndarray]]:
         """Whether a site is taken for a lone slice, and what the graph is fed of it: crops, and their matrices."""
         scan, how = scans[site.scan], self.config.augmentation
@@ -181,7 +202,7 @@ def keep_for_this_stream(*tensors: torch.Tensor) -> None:
 
 
 def take(
-    scan: Scan, site: Site, lone: bool, donors: Sequence[Scan], how: Augmentation | None, rng: np.random.Generator
+    scan: Scan, site: Site, lone: bool, donors: Donors, how: Augmentation | None, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """A slice's five neighbours and its labels.
 
@@ -198,10 +219,14 @@ def take(
         shown = [site.slice] if lone else order
         pasted, lesions = (how.pasted, how.lesions) if lone else (how.pasted_among, how.grown_among)
         made: np.ndarray | None = None
-        if donors and rng.random() < pasted:
-            donor = donors[int(rng.integers(len(donors)))]
+        if donors.slices and rng.random() < pasted:
             hu, all_labels = scan.hu[shown], scan.labels[shown]
-            made, new = paste_tumour(hu, all_labels, scan.spacing, donor.hu, donor.labels, rng)
+            if not lone and donors.whole and rng.random() < how.whole:
+                whole = donors.whole[int(rng.integers(len(donors.whole)))]
+                made, new = paste(hu, all_labels, scan.spacing, whole.cut, whole.kidney_hu, rng)
+            else:
+                donor = donors.slices[int(rng.integers(len(donors.slices)))]
+                made, new = paste_tumour(hu, all_labels, scan.spacing, donor.hu, donor.labels, rng)
         elif rng.random() < lesions:
             kind = draw_kind(CYSTS, rng) if group == "KT" else None
             made, new, _ = grow_lesion(scan.hu[shown], scan.labels[shown], scan.spacing, rng, kind)

@@ -7,6 +7,7 @@ the contrast phase of its new kidney, and leaves enough of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -26,6 +27,13 @@ TRIES = 4
 NOISE_PX = 1.5
 """What a Gaussian filter of this width takes away is noise; it is made as strong as in the kidneys of the new slice."""
 MOST_NOISE = 1.5  # times as strong as in the tumour's own slice
+
+
+Section = tuple[np.ndarray, np.ndarray]
+"""HU and cover, from 0 to 1, of a tumour in one slice: square arrays of one size."""
+Cut = Callable[[int, Spacing, np.random.Generator], tuple[np.ndarray, Callable[[float], list[Section]]]]
+"""How a tumour is cut for so many slices (their number, their spacing): the cover that the middle slice shows of it at
+most, and what gives all sections, once it is known how high (slices) its middle lies above the middle slice."""
 
 
 def paste_tumour(
@@ -50,21 +58,46 @@ def paste_tumour(
     Returns:
         New ``hu`` (same dtype) and ``labels``: copies, where there is no kidney, no tumour, or no room for it.
     """
+    tumour = tumour_of(donor_hu, donor_labels, rng)
+    if tumour is None:
+        return hu.copy(), labels.copy()
+    return paste(hu, labels, spacing, partial(cut_as_ball, *tumour), kidney_level(donor_hu, donor_labels), rng)
+
+
+def cut_as_ball(
+    values: np.ndarray, mask: np.ndarray, slices: int, spacing: Spacing, rng: np.random.Generator
+) -> tuple[np.ndarray, Callable[[float], list[Section]]]:
+    """One section, in a pose that ``rng`` draws, for a ball: a ``Cut`` once it is known of what."""
+    section = cache(partial(turned, values, mask, draw_pose(rng)))  # of its radius' share
+    cover = section(1.0)[1]
+    radius = radius_mm(cover, spacing)
+    return cover, lambda height: [section(share) for share in sections(slices, height * spacing[0], spacing[0], radius)]
+
+
+def paste(
+    hu: np.ndarray, labels: np.ndarray, spacing: Spacing, cut: Cut, donor_kidney: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``paste_tumour``, of any tumour.
+
+    Args:
+        hu, labels, spacing: see there.
+        cut: how the tumour is cut.
+        donor_kidney: HU of the kidney that it was in.
+        rng: draws.
+    """
     middle = len(hu) // 2
     alone = slice(middle, middle + 1)
     kidney = np.argwhere(labels[alone] == 1)
-    tumour = tumour_of(donor_hu, donor_labels, rng)
     new_hu, new_labels = hu.copy(), labels.copy()
-    if tumour is None or not len(kidney):
+    if not len(kidney):
         return new_hu, new_labels
     barred = barred_to_tumours(hu[middle], labels[middle])
     for _ in range(TRIES):
-        section = cache(partial(turned, *tumour, draw_pose(rng)))  # of its radius' share: HU and cover
-        radius_mm = math.sqrt(max(float(section(1.0)[1].sum()), 1.0) / math.pi * spacing[1] * spacing[2])
-        height, *place = choose_centre(hu[alone], labels[alone], kidney, spacing, radius_mm, rng)
+        widest, at_height = cut(len(hu), spacing, rng)
+        height, *place = choose_centre(hu[alone], labels[alone], kidney, spacing, radius_mm(widest, spacing), rng)
         row, column = map(round, place)
-        shares = sections(len(hu), height * spacing[0], spacing[0], radius_mm)
-        cover = section(shares[middle])[1]
+        made = at_height(height)
+        cover = made[middle][1]
         there, here = overlap(hu.shape[1:], cover.shape, row, column)
         inside = cover[here] > 0.5
         left = len(kidney) - np.count_nonzero(labels[middle][there][inside] == 1)
@@ -74,10 +107,9 @@ def paste_tumour(
             or barred[there][inside].mean() > MOST_INVADED
         ):
             continue
-        levels = kidney_level(hu[alone], labels[alone]), kidney_level(donor_hu, donor_labels)
+        levels = kidney_level(hu[alone], labels[alone]), donor_kidney
         look = draw_look(*levels, noise_level(hu[middle], labels[middle] == 1), rng)
-        for z, share in enumerate(shares):
-            values, cover = section(share)
+        for z, (values, cover) in enumerate(made):
             there, here = overlap(hu.shape[1:], cover.shape, row, column)
             inside = cover[here] > 0.5
             if inside.any():
@@ -87,6 +119,11 @@ def paste_tumour(
                 new_labels[z][there][inside] = 2
         return new_hu, new_labels
     return new_hu, new_labels
+
+
+def radius_mm(cover: np.ndarray, spacing: Spacing) -> float:
+    """Of a circle as large as a section."""
+    return math.sqrt(max(float(cover.sum()), 1.0) / math.pi * spacing[1] * spacing[2])
 
 
 def barred_to_tumours(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -169,11 +206,15 @@ def tumour_of(hu: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> t
     mask = np.pad(numbered == rng.integers(1, numbered.max() + 1), 2)
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = tuple(slice(side.start - 2, side.stop + 2) for side in box)
-    mask = mask[box]
-    core: Any = ndimage.binary_erosion(mask) if mask.sum() > 2 * SMALLEST_TUMOUR else mask  # its rim is half fat
+    return continued(np.pad(hu[0], 2)[box], mask[box]), mask[box].astype(np.float32)
+
+
+def continued(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A section's HU, float32 (rows, columns), in a mask without its rim, which is half fat, and on beyond it."""
+    core: Any = ndimage.binary_erosion(mask) if mask.sum() > 2 * SMALLEST_TUMOUR else mask
     core = core if core.any() else mask
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    return np.pad(hu[0], 2)[box].astype(np.float32)[tuple(nearest)], mask.astype(np.float32)
+    return hu.astype(np.float32)[tuple(nearest)]
 
 
 def turned(values: np.ndarray, mask: np.ndarray, pose: Pose, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from test.helpers.threshold import dice, phantom
 from test.train.made import BEST, CPU, NORM, SMALL, SPACING, made_scans
 from train.config import Augmentation
 from train.data import augment
-from train.data.augment import LOST_FAT_HU, Augmenter, cropped, placements, take, vary_intensity, warp_graph
+from train.data.augment import LOST_FAT_HU, Augmenter, Donors, cropped, placements, take, vary_intensity, warp_graph
 from train.data.cache import Scan, scan_of
 from train.data.sampling import Site, find_sites
 from train.data.variations import vary_content
@@ -127,7 +127,7 @@ def test_tumours_go_on_through_a_volumes_neighbouring_slices(kind: str) -> None:
     site = Site(0, 4, find_sites([host], "segment")["K", 0][0].centre)
     changed = []
     for n in range(30):
-        slices, drawn = take(host, site, False, [donor], Augmentation(**{kind: 1.0}), np.random.default_rng(n))
+        slices, drawn = take(host, site, False, Donors([donor]), Augmentation(**{kind: 1.0}), np.random.default_rng(n))
         assert len(slices) == 5
         differs = [int((one != old).sum()) for one, old in zip(slices, host.hu[2:7], strict=True)]
         if (drawn == 2).any():
@@ -137,8 +137,36 @@ def test_tumours_go_on_through_a_volumes_neighbouring_slices(kind: str) -> None:
     assert np.mean([differs[1] > 0 or differs[3] > 0 for differs in changed]) > 0.7
     assert len({tuple(differs) for differs in changed}) > 3
     assert (host.labels < 2).all(), "the scan itself stays as it is"
-    slices, drawn = take(host, site, False, [donor], Augmentation(), np.random.default_rng(0))
+    slices, drawn = take(host, site, False, Donors([donor]), Augmentation(), np.random.default_rng(0))
     assert (drawn < 2).all()
+
+
+def test_a_whole_tumour_has_in_each_slice_the_section_that_it_has_there() -> None:
+    hu, labels = phantom(shape=(9, 96, 128), radius_mm=(20.0, 20.0, 20.0))
+    host = scan_of("v", "x", np.where(labels == 2, 140, hu).astype(np.int16), np.minimum(labels, 1), SPACING)
+    ring, disc = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+    y, x = np.mgrid[:40, :40]
+    disc[(y - 20) ** 2 + (x - 20) ** 2 < 64], ring[(y - 20) ** 2 + (x - 20) ** 2 < 25] = 2, 2
+    donor_labels = np.stack([disc, ring, disc, ring, disc, ring, disc])
+    donor_hu = np.where(donor_labels, 90, 180).astype(np.int16)
+    donors = Donors.of(
+        [
+            scan_of("lone", "y", hu[4:5], labels[4:5], SPACING),
+            scan_of("whole", "z", donor_hu, np.where(donor_labels, donor_labels, 1).astype(np.uint8), SPACING),
+        ],
+        Augmentation(pasted_among=1.0, whole=1.0),
+    )
+    assert [one.mask.shape[0] for one in donors.whole] == [7]
+    site = Site(0, 4, find_sites([host], "segment")["K", 0][0].centre)
+    zigzag = 0
+    for n in range(40):
+        how = Augmentation(pasted_among=1.0, whole=1.0)
+        slices, drawn = take(host, site, False, donors, how, np.random.default_rng(n))
+        if (drawn == 2).any():
+            px = [int((one != old).sum()) for one, old in zip(slices, host.hu[2:7], strict=True)]
+            zigzag += (px[1] > px[2] < px[3]) or (px[1] < px[2] > px[3])
+    assert zigzag > 10, "a ball's sections would only grow towards its middle"
+    assert (host.labels < 2).all(), "the scan itself stays as it is"
 
 
 @pytest.mark.parametrize("how", [BEST.augmentation, PRESETS["paper"]["res-net"].augmentation], ids=["best", "paper"])
@@ -148,7 +176,7 @@ def test_what_never_happens_draws_nothing(how: Augmentation) -> None:
     how = replace(how, reverse=0.0)
     before = np.random.default_rng(0)
     before.random()  # for the slices' order
-    take(scan, Site(0, 4, (48.0, 64.0)), False, [], how, rng)
+    take(scan, Site(0, 4, (48.0, 64.0)), False, Donors(), how, rng)
     vary_content(torch.zeros(5, 8, 8), torch.zeros(8, 8), how, rng)
     assert rng.bit_generator.state == before.bit_generator.state
 

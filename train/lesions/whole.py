@@ -1,0 +1,71 @@
+"""Whole tumours of volumes, pasted into kidneys: each neighbouring slice shows the section that it has there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cc3d
+import numpy as np
+
+from kits.choices import TUMOUR
+from kits.geometry import Spacing
+
+from .paste import Section, continued, draw_pose, kidney_level, turned
+
+if TYPE_CHECKING:
+    from ..data.cache import Scan
+
+SMALLEST_VOXELS, FEWEST_SLICES = 100, 3
+"""Smaller tumours show no shape."""
+WIDEST_PX = 110
+"""Wider ones have no room in a kidney."""
+RIM_PX = 2
+
+
+@dataclass(frozen=True, eq=False)
+class WholeTumour:
+    """A tumour and what lies around it.
+
+    Args:
+        hu: float32 (slices, rows, columns), continued beyond its border.
+        mask: float32, as ``hu``: 1 in it, else 0; each slice shows some.
+        kidney_hu: of the kidney that it is in.
+    """
+
+    hu: np.ndarray
+    mask: np.ndarray
+    kidney_hu: float
+
+    def cut(
+        self, slices: int, spacing: Spacing, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Callable[[float], list[Section]]]:
+        """Neighbouring slices of it, any of them the middle one, in one pose and either way up: a ``paste.Cut``."""
+        pose = draw_pose(rng)
+        chosen, upwards = int(rng.integers(len(self.hu))), 1 if rng.random() < 0.5 else -1
+        made = []
+        for z in range(slices):
+            at = chosen + upwards * (z - slices // 2)
+            inside = 0 <= at < len(self.hu)
+            values, cover = turned(self.hu[at if inside else chosen], self.mask[at if inside else chosen], pose, 1.0)
+            made.append((values, cover if inside else np.zeros_like(cover)))
+        return made[slices // 2][1], lambda height: made
+
+
+def whole_tumours(scans: Sequence[Scan]) -> Iterator[WholeTumour]:
+    """The tumours of volumes that have a shape and would fit into a kidney."""
+    for scan in scans:
+        labels = np.asarray(scan.labels)
+        if scan.lone or not (labels == TUMOUR).any():
+            continue
+        kept: Any = cc3d.dust(np.ascontiguousarray(labels == TUMOUR), threshold=SMALLEST_VOXELS)
+        numbered = cc3d.connected_components(kept)
+        for number, (z, *plane) in enumerate(cc3d.statistics(numbered)["bounding_boxes"]):
+            low = z.stop - z.start < FEWEST_SLICES
+            if number == 0 or low or max(side.stop - side.start for side in plane) > WIDEST_PX:
+                continue
+            rows, columns = (slice(max(0, side.start - RIM_PX), side.stop + RIM_PX) for side in plane)
+            mask, hu = numbered[z, rows, columns] == number, np.asarray(scan.hu[z])
+            shown = np.stack([continued(*one) for one in zip(hu[:, rows, columns], mask, strict=True)])
+            yield WholeTumour(shown, mask.astype(np.float32), kidney_level(hu, labels[z]))
