@@ -27,7 +27,8 @@ HU_WINDOW = (-30.0, 300.0)
 """HU are clipped to this range (section 2.2): below lies fat, above bone. Each weight file names its own."""
 WINDOW_PX = 256
 """Rows and columns that a network sees at once (section 2.3)."""
-OFFSETS = (-2, -1, 0, 1, 2)
+import os
+OFFSETS = tuple(range(-int(os.environ.get("X_REACH", 2)), int(os.environ.get("X_REACH", 2)) + 1))
 """Neighbours that a network sees beside the central slice, in steps of ``SLICE_MM`` (section 3.1)."""
 
 

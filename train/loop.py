@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +139,13 @@ class Trainer:
         slices = sum(map(len, self.sites.values()))
         self.epoch_steps = config.schedule.epoch_steps or -(-slices // config.schedule.batch)
         self.steps = config.schedule.epochs * self.epoch_steps
-        self.optimiser, self.schedule = optimiser_of(self.network, config.schedule, self.steps)
+        if os.environ.get("X_DEEP"):
+            torch.manual_seed(5)
+            self.network.aux = nn.ModuleList([nn.Conv2d(64, config.classes, 1), nn.Conv2d(128, config.classes, 1)])
+        if os.environ.get("X_COMPILE"):
+            self.shared = torch.compile(self.shared)
+        trained = self.network
+        self.optimiser, self.schedule = optimiser_of(trained, config.schedule, self.steps)
         self.scaler = torch.amp.GradScaler(self.engine.device.type, enabled=self.engine.precision == torch.float16)
         self.progress = Progress()
         self.resume()
@@ -221,7 +228,10 @@ class Trainer:
         set_modes(self.network, self.config.dropout)
         with self.engine.autocast():
             logits = self.shared(images)
+        logits, *deeper = logits if isinstance(logits, tuple) else (logits,)
         value = loss(logits, labels, self.config.loss)
+        for n, deep in enumerate(deeper, 1):
+            value = value + (0.4, 0.2)[n - 1] * loss(deep, labels[:, 2**n :: 2 ** (n + 1), 2**n :: 2 ** (n + 1)], self.config.loss)
         if self.config.loss.l2:
             value = value + self.config.loss.l2 * kernel_penalty(self.network)
         self.optimiser.zero_grad(set_to_none=True)
@@ -233,7 +243,10 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if how.average:
+            aux = self.network.__dict__["_modules"].pop("aux", None)
             self.average.update_parameters(self.network)
+            if aux is not None:
+                self.network.aux = aux
         return value.detach()
 
     def validate_and_keep(self, epoch: int) -> dict[str, float]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
+from scipy import ndimage
 from torch.nn import functional
 
 from kits.choices import KIDNEY, TUMOUR
@@ -101,3 +103,47 @@ def kernel_penalty(network: nn.Module) -> torch.Tensor:
     """Sum of squares of all convolution kernels: L2 regularisation in Keras' sense (section 3.1)."""
     kernels = [m.weight for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     return torch.stack([kernel.square().sum() for kernel in kernels]).sum()
+
+
+FALSE_PX, FALSE_P = 20, 0.3
+"""What is called tumour where none is counts as one if it has so many pixels of such a probability."""
+
+
+@term("components")
+def components(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
+    """Each tumour in a slice counts as one, and so does, by half, each piece that is called so where none is."""
+    p_BYX = logits_BCYX.softmax(1)[:, TUMOUR]
+    total, count = p_BYX.new_zeros(()), 0.0
+    for p, labels in zip(p_BYX, labels_BYX, strict=True):
+        truth = (labels == TUMOUR).cpu().numpy()
+        numbered, _ = ndimage.label(truth)
+        called, _ = ndimage.label((p.detach() > FALSE_P).cpu().numpy())
+        false = np.setdiff1d(np.unique(called), np.unique(called[truth]))
+        sizes = np.bincount(called.ravel())
+        for number in range(1, numbered.max() + 1):
+            total = total + 1 - p[torch.from_numpy(numbered == number).to(p.device)].mean()
+            count += 1
+        for number in false[false > 0]:
+            if sizes[number] >= FALSE_PX:
+                total = total + 0.5 * p[torch.from_numpy(called == number).to(p.device)].mean()
+                count += 0.5
+    return total / max(count, 1.0)
+
+
+@term("nested")
+def nested(logits_BCYX: torch.Tensor, labels_BYX: torch.Tensor, how: Loss) -> torch.Tensor:
+    """Cross-entropy of regions within each other: kidney with masses, masses, tumour, each yes or no; masses' Dice."""
+    logits = logits_BCYX.unbind(1)
+    weights = torch.tensor((*how.class_weights, how.class_weights[KIDNEY]), device=logits_BCYX.device)[labels_BYX]
+    value = logits_BCYX.new_zeros(())
+    classes = range(len(logits))
+    for inner in ((1, 2, 3), (2, 3), (2,)):
+        inside = [n for n in inner if n in classes]
+        outside = [n for n in classes if n not in inside]
+        region = torch.logsumexp(torch.stack([logits[n] for n in inside]), 0)
+        rest = torch.logsumexp(torch.stack([logits[n] for n in outside]), 0)
+        truth = torch.isin(labels_BYX, torch.tensor(inside)).float()
+        value = value + (weights * functional.binary_cross_entropy_with_logits(region - rest, truth, reduction="none")).mean()
+    p = logits_BCYX.softmax(1)[:, 2:].sum(1)
+    truth = (labels_BYX >= 2).float()
+    return value / 2 + 0.5 * (1 - (2 * (p * truth).sum() + 1) / ((p + truth).sum() + 1))

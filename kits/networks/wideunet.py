@@ -17,7 +17,8 @@ from kits.choices import Mode
 from kits.networks.registry import register
 from kits.networks.resunet import ResBlock
 
-WIDTHS = (32, 64, 128, 160, 176)
+import os
+WIDTHS = (32, 64, 128, 160, 176) if not os.environ.get("X_WIDE") else (48, 96, 176, 224, 256)
 """Channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the slice's rows and columns."""
 BLOCKS = (1, 2, 2, 2, 1)
 """Residual blocks of the encoder at each of these."""
@@ -31,7 +32,7 @@ class WideUNet(nn.Module):
     background, kidney and tumour for the central slice, ``(batch, 3, rows, columns)``.
     """
 
-    def __init__(self, channels: int = 5, classes: int = 3) -> None:
+    def __init__(self, channels: int = 1 + 2 * int(os.environ.get("X_REACH", 2)), classes: int = 3) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, WIDTHS[0], 4, stride=2, padding=1)
         self.encode = nn.ModuleList(
@@ -56,7 +57,11 @@ class WideUNet(nn.Module):
         for encode in self.encode:
             x_BCYX = encode(x_BCYX)
             skips.append(x_BCYX)
+        deep = []
         for level in reversed(range(len(self.decode))):
             x_BCYX = functional.interpolate(self.narrow[level](x_BCYX), scale_factor=2.0) + skips[level]
             x_BCYX = self.decode[level](x_BCYX)
+            deep.append(x_BCYX)
+        if getattr(self, "aux", None) is not None and self.training:
+            return self.head(x_BCYX), self.aux[0](deep[2]), self.aux[1](deep[1])
         return self.head(x_BCYX)

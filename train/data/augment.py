@@ -23,7 +23,7 @@ from kits.runtime.stacks import OFFSETS
 
 from ..config import Augmentation, Config
 from ..lesions.grow import grow_lesion
-from ..lesions.paste import paste_tumour
+from ..lesions.paste import paste_solid, paste_tumour, solid_tumours
 from ..lesions.tissue import CYSTS, draw_kind
 from .cache import Scan
 from .sampling import Site
@@ -66,6 +66,9 @@ def warp_graph(batch: int, patch: int, device_id: int | None, threads: int = 1) 
         return fn.cat(*warped[:CHANNELS], axis=2), warped[CHANNELS]
 
     return graph()
+
+
+SOLIDS: list = []
 
 
 class Augmenter:
@@ -113,6 +116,10 @@ class Augmenter:
         how = self.config.augmentation
         pasted = how.pasted or how.pasted_among
         donors = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"] if pasted else []
+        if os.environ.get("X_SOLID"):
+            if not hasattr(self, "solids"):
+                self.solids = solid_tumours(scans)
+            SOLIDS[:] = self.solids
         prepared = self.feeders.map(lambda site, rng: self.prepare(scans, site, donors, rng), picked, generators)
         lones, fed = zip(*prepared, strict=True)
         inputs = {name: [one[name] for one in fed] for name in fed[0]}
@@ -200,6 +207,12 @@ def take(
         made: np.ndarray | None = None
         if donors and rng.random() < pasted:
             donor = donors[int(rng.integers(len(donors)))]
+            if SOLIDS and not lone and rng.random() < 0.7:
+                made, new = paste_solid(
+                    np.asarray(scan.hu)[shown], np.asarray(scan.labels)[shown], scan.spacing,
+                    *SOLIDS[int(rng.integers(len(SOLIDS)))], rng,
+                )
+                return [bounded(one) for one in made] * (CHANNELS // len(made)), new[len(new) // 2]
             hu, all_labels = scan.hu[shown], scan.labels[shown]
             made, new = paste_tumour(hu, all_labels, scan.spacing, donor.hu, donor.labels, rng)
         elif rng.random() < lesions:

@@ -14,6 +14,8 @@ from kits.geometry import USUAL_PLACES
 from ..config import GROUPS, Config
 from .cache import Scan, group_of
 
+import json, os
+HARD = json.load(open(os.environ["X_HARD"])) if os.environ.get("X_HARD") else {}
 Z_MARGIN = 5
 """Slices beyond the kidneys' ends that stage 2 sees too, as its regions have a margin of 15 mm."""
 THIN_MM2 = 700.0
@@ -69,6 +71,7 @@ def find_sites(
     found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
         slices, rows, columns = scan.hu.shape
+        hard = HARD.get(scan.name, {})
         usable = [z for z in range(slices) if z not in scan.interpolated]
         if role == "locate":
             weights = weights_of(scan.labels, by_tumour, cysts)
@@ -86,7 +89,7 @@ def find_sites(
             for z in usable:
                 if low[0] - Z_MARGIN <= z < high[0] + Z_MARGIN:
                     group, times = group_of(region[z]), thin if is_thin(region[z], scan.spacing) else 1
-                    found[group, scan.source] += [Site(number, z, centre, group, weights[z])] * times
+                    found[group, scan.source] += [Site(number, z, centre, group, weights[z] * hard.get(str(z), 1.0))] * times
         if not boxes:
             middles = [(rows * y, columns * x) for y, x in USUAL_PLACES]
             found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]

@@ -21,7 +21,8 @@ BONE_GAP_PX = 31
 """Marrow is darker than that; it lies between walls that are at most so far apart."""
 SOFT_HU, BODY_GAP_PX = -40.0, 41
 """Muscles and organs are brighter; fat and bowel's gas between them reach at most so far, air around it further."""
-MIDDLE = 2
+import os
+MIDDLE = int(os.environ.get("X_REACH", 2))
 """Which of the five slices the labels are of."""
 NEAR_PX = 5
 SMALLEST_MASS, LARGEST_MASS = 0.06, 0.32

@@ -216,3 +216,80 @@ def kidney_level(hu: np.ndarray, labels: np.ndarray) -> float:
     """HU of a slice's kidneys, at least 20; a typical 110 where none are left of the tumour."""
     kidney = hu[labels == 1]
     return max(float(np.median(kidney)), 20.0) if len(kidney) else 110.0
+
+
+Solid = tuple[np.ndarray, np.ndarray, float]
+"""A whole tumour: HU (z, y, x), continued beyond its border; where it lies, 0 or 1; HU of its kidney."""
+
+
+def solid_tumours(scans: Any) -> list[Solid]:
+    """All tumours of volumes that show at least three of their slices and are no larger than a kidney."""
+    found = []
+    for scan in scans:
+        labels = np.ascontiguousarray(np.asarray(scan.labels) == 2)
+        if scan.lone or not labels.any():
+            continue
+        numbered = cc3d.connected_components(cc3d.dust(labels, threshold=100))
+        for n, box in enumerate(cc3d.statistics(numbered)["bounding_boxes"]):
+            if n == 0 or box[0].stop - box[0].start < 3 or max(s.stop - s.start for s in box[1:]) > 110:
+                continue
+            sides = [slice(max(0, s.start - 2), s.stop + 2) for s in box[1:]]
+            mask = numbered[box[0], *sides] == n
+            core = np.stack([ndimage.binary_erosion(m) if m.sum() > 2 * SMALLEST_TUMOUR else m for m in mask])
+            core = np.where(core.any((1, 2), keepdims=True), core, mask)
+            hu = np.asarray(scan.hu[box[0]], np.float32)[:, *sides]
+            filled = np.empty_like(hu)
+            for z in range(len(hu)):
+                nearest = ndimage.distance_transform_edt(~core[z], return_distances=False, return_indices=True)
+                filled[z] = hu[z][tuple(nearest)]
+            found.append((filled, mask.astype(np.float32), kidney_level(np.asarray(scan.hu)[box[0]], np.asarray(scan.labels)[box[0]])))
+    return found
+
+
+def paste_solid(
+    hu: np.ndarray, labels: np.ndarray, spacing: Spacing, donor_hu: np.ndarray, donor_mask: np.ndarray,
+    donor_kidney: float, rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``paste_tumour``, slice by slice of a whole tumour, any of whose slices becomes the middle one."""
+    middle = len(hu) // 2
+    alone = slice(middle, middle + 1)
+    kidney = np.argwhere(labels[alone] == 1)
+    new_hu, new_labels = hu.copy(), labels.copy()
+    if not len(kidney):
+        return new_hu, new_labels
+    barred = barred_to_tumours(hu[middle], labels[middle])
+    for _ in range(TRIES):
+        pose = draw_pose(rng)
+        chosen, upright = int(rng.integers(len(donor_hu))), 1 if rng.random() < 0.5 else -1
+        made = {}
+        for z in range(len(hu)):
+            at = chosen + upright * (z - middle)
+            if 0 <= at < len(donor_hu) and donor_mask[at].any():
+                made[z] = turned(donor_hu[at], donor_mask[at], pose, 1.0)
+        if middle not in made:
+            continue
+        cover = made[middle][1]
+        radius_mm = math.sqrt(max(float(cover.sum()), 1.0) / math.pi * spacing[1] * spacing[2])
+        _, *place = choose_centre(hu[alone], labels[alone], kidney, spacing, radius_mm, rng)
+        row, column = map(round, place)
+        there, here = overlap(hu.shape[1:], cover.shape, row, column)
+        inside = cover[here] > 0.5
+        left = len(kidney) - np.count_nonzero(labels[middle][there][inside] == 1)
+        if (
+            np.count_nonzero(inside) < SMALLEST_TUMOUR
+            or left < KEPT_KIDNEY * len(kidney)
+            or barred[there][inside].mean() > MOST_INVADED
+        ):
+            continue
+        look = draw_look(
+            kidney_level(hu[alone], labels[alone]), donor_kidney, noise_level(hu[middle], labels[middle] == 1), rng
+        )
+        for z, (values, cover) in made.items():
+            inside = cover[here] > 0.5
+            if inside.any():
+                shown = varied(values, cover, look, rng)[here]
+                blended = hu[z][there] + cover[here] * (shown - hu[z][there])
+                new_hu[z][there] = np.rint(blended) if hu.dtype.kind == "i" else blended
+                new_labels[z][there][inside] = 2
+        return new_hu, new_labels
+    return new_hu, new_labels
