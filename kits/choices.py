@@ -4,8 +4,6 @@ from enum import Enum
 
 KIDNEY, TUMOUR, CYST = 1, 2, 3
 """What label maps call them; 0 is background. To KiTS19 cysts are kidney."""
-FAINT_TUMOUR = 4
-"""Kidney that may be tumour: what the cascade calls it until the rules have decided, and nothing that is written."""
 
 
 class Choice(str, Enum):

@@ -54,8 +54,6 @@ class Plan:
             none that cannot be one; else by size alone.
         at_most_kidneys: of the final components only the ``kidneys`` largest, or most alike, stay.
         tumour_needs_kidney: tumour that touches no kidney goes, unless the scan's first or last slice cuts it.
-        faint_tumour: kidney that is tumour by at least this probability is tumour if it hangs together with tumour; 0:
-            what is most probable decides.
         smallest_tumour_ml: what is called tumour and is smaller counts as kidney; 0 lets all stay.
         water_is_cyst: what is called tumour and looks like water is a cyst.
         mirror: stage 2 looks at each slice mirrored, too, for twice the time.
@@ -84,7 +82,6 @@ class Plan:
     likeness: bool = False
     at_most_kidneys: bool = False
     tumour_needs_kidney: bool = True
-    faint_tumour: float = 0.0
     smallest_tumour_ml: float = 0.0
     water_is_cyst: bool = False
     cysts_apart: bool = False
@@ -98,8 +95,6 @@ class Plan:
         for name in ("margin_mm", "smallest_voxels", "smallest_tumour_ml", "members"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.faint_tumour < 1:
-            raise ValueError(f"faint_tumour must be 0 or more and below 1, got {self.faint_tumour}")
         if not 0 < self.finest_mm <= self.typical_mm <= self.coarsest_mm < float("inf"):
             raise ValueError(
                 "finest_mm, typical_mm and coarsest_mm must be above 0 and in this order, "
@@ -176,7 +171,6 @@ NATIVE = Plan(
     scale_thin_scans=True,
     likeness=True,
     at_most_kidneys=True,
-    faint_tumour=0.2,
     smallest_tumour_ml=1.0,
     water_is_cyst=True,
 )

@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from kits.cascade.cascade import Cascade, members_of
 from kits.cascade.clean import clean
 from kits.cascade.locate import locate
-from kits.choices import Mode, Precision, Runner
+from kits.choices import Mode, Runner
 from kits.errors import InputError
 from kits.geometry import Grids
 from kits.io.volume import Volume
 from kits.plan import NATIVE, PAPER, Plan, improvements
 from kits.runtime.runtime import Runtime
-from test.helpers.threshold import Faint, Threshold, member, phantom_volume, stage
+from test.helpers.threshold import Threshold, member, phantom_volume, stage
 
 SPACING = (3.0, 0.8, 0.8)
 KIDNEY = np.s_[10:30, 2:22, 2:22]  # 8000 voxels
@@ -61,21 +60,9 @@ def networks(plan: Plan) -> list[str]:
 def seen(plan: Plan) -> int:
     """How many slices stage 2's network is shown."""
     network = Threshold()
-    cascade = Cascade(
-        [member("locate")], [member("segment", network)], Runtime("cpu", Runner.TORCH, Precision.FP32, plan)
-    )
+    cascade = Cascade([member("locate")], [member("segment", network)], Runtime("cpu", Runner.TORCH, plan=plan))
     cascade.predict(phantom_volume(shape=(12, 64, 64))[0])
     return network.seen
-
-
-def tumour_found(plan: Plan) -> int:
-    """How many voxels are tumour where a network is sure of its middle alone."""
-    volume, truth = phantom_volume()
-    volume.hu[ndimage.binary_dilation(truth == 2, iterations=2) & (truth == 1)] = 225
-    cascade = Cascade(
-        [member("locate")], [member("segment", Faint())], Runtime("cpu", Runner.TORCH, Precision.FP32, plan)
-    )
-    return int(np.count_nonzero(cascade.predict(volume).labels == 2))
 
 
 def shapes(spacing: tuple[float, float, float]) -> Callable[[Plan], tuple[int, int, int]]:
@@ -97,7 +84,6 @@ EFFECTS: dict[str, tuple[object, Callable[[Plan], object]]] = {
     "likeness": (True, lambda plan: cleaned(plan, (1, KIDNEY), bone=True)),
     "at_most_kidneys": (True, lambda plan: cleaned(plan, (1, KIDNEY), (1, BESIDE), (1, BELOW))),
     "tumour_needs_kidney": (False, lambda plan: cleaned(plan, (1, KIDNEY), (2, BESIDE))),
-    "faint_tumour": (0.2, tumour_found),
     "smallest_tumour_ml": (1.0, lambda plan: cleaned(replace(plan, water_is_cyst=False), (1, KIDNEY), (2, SPECK))),
     "water_is_cyst": (True, lambda plan: cleaned(plan, (1, KIDNEY), (2, INSIDE))),
     "cysts_apart": (True, lambda plan: cleaned(plan, (1, KIDNEY), (3, INSIDE))),
@@ -123,7 +109,6 @@ def test_every_improvement_can_be_switched_off_alone(name: str) -> None:
 def test_the_paper_has_its_own_values() -> None:
     assert (PAPER.mode, PAPER.smallest_voxels, PAPER.kidneys, PAPER.look_every) == (Mode.PAPER, 5000, 2, 1)
     assert not any((PAPER.every_slice, PAPER.second_look, PAPER.water_is_cyst, PAPER.smallest_tumour_ml))
-    assert not PAPER.faint_tumour
 
 
 def test_each_mode_has_its_plan_and_no_other_mode_has_one() -> None:
@@ -157,7 +142,6 @@ def test_a_file_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None
         ("look_every = 0", "look_every must be at least 1, got 0"),
         ("kidneys = 0", "kidneys must be at least 1, got 0"),
         ("margin_mm = -1", "margin_mm must be 0 or more, got -1"),
-        ("faint_tumour = 1.0", "faint_tumour must be 0 or more and below 1, got 1.0"),
         ("smallest_tumour_ml = nan", "smallest_tumour_ml must be 0 or more, got nan"),
         ("finest_mm = 0.9", "finest_mm, typical_mm and coarsest_mm must be above 0 and in this order, got 0.9, 0.78"),
         ("coarsest_mm = inf", "in this order"),

@@ -26,7 +26,7 @@ from kits.cascade.locate import locate, segment_coarsely
 from kits.cascade.remarks import remarks
 from kits.cascade.segment import segment
 from kits.cascade.stage import Stage, Wrap
-from kits.choices import CYST, FAINT_TUMOUR, KIDNEY, TUMOUR, Mode, Precision
+from kits.choices import CYST, KIDNEY, TUMOUR, Mode, Precision
 from kits.errors import KitsError, WeightsError
 from kits.geometry import Box, Grids, Region
 from kits.io.volume import Volume
@@ -71,12 +71,8 @@ class Prediction:
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def add(self, chunks: Probabilities, faint_tumour: float) -> Iterator[Box]:
+    def add(self, chunks: Probabilities) -> Iterator[Box]:
         """Write the most probable labels, and the probabilities where they are kept; tells each box that is done.
-
-        Args:
-            chunks: from ``Cascade.segment``.
-            faint_tumour: of the plan.
 
         Raises:
             KitsError: probabilities are no numbers.
@@ -84,7 +80,7 @@ class Prediction:
 
         def wanted(probabilities: torch.Tensor) -> list[torch.Tensor]:
             kept = [] if self.probabilities is None else [probabilities[:, 0], probabilities[:, TUMOUR]]
-            return [finite(probabilities), most_probable(probabilities, faint_tumour), *kept]
+            return [finite(probabilities), most_probable(probabilities), *kept]
 
         for box, (is_finite, labels, *kept) in arriving((box, wanted(chunk)) for box, chunk in chunks):
             check_finite(is_finite)
@@ -185,7 +181,7 @@ class Cascade:
     def label(self, volume: Volume, probabilities: Probabilities) -> np.ndarray:
         """The label map, uint8 (z, y, x), of what ``segment`` or ``segment_coarsely`` gives, cleaned."""
         result = Prediction(np.zeros(volume.hu.shape, np.uint8), [])
-        deque(result.add(probabilities, self.plan.faint_tumour), maxlen=0)
+        deque(result.add(probabilities), maxlen=0)
         return clean(result.labels, volume, Grids.of(volume, self.plan))
 
     def predict(
@@ -218,7 +214,7 @@ class Cascade:
         with result.timed("segment"):
             bottom = min((region.first for region in result.regions), default=0)
             top = max((region.last for region in result.regions), default=1)
-            for box in result.add(self.segment(volume, result.regions), self.plan.faint_tumour):
+            for box in result.add(self.segment(volume, result.regions)):
                 progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
 
         with result.timed("postprocess"):
@@ -266,19 +262,13 @@ def members_of(mode: Mode, number: int, stage: Sequence[Member], most: int = 0) 
     return members
 
 
-def most_probable(probabilities: torch.Tensor, faint_tumour: float = 0.0) -> torch.Tensor:
+def most_probable(probabilities: torch.Tensor) -> torch.Tensor:
     """Labels, uint8 (z, y, x), of probabilities (z, classes, y, x): ``argmax(1)``, but twenty times as fast on a CPU.
 
     What is not tumour is decided as if cysts were kidney; only then are they told apart.
-
-    Args:
-        probabilities: of background, kidney, tumour and perhaps cyst.
-        faint_tumour: of the plan: kidney with at least this probability of tumour is ``FAINT_TUMOUR``; 0: none is.
     """
     background, kidney, tumour, *cyst = probabilities.unbind(1)
     healthy = kidney + cyst[0] if cyst else kidney
     labels = (healthy > background).to(torch.uint8) * KIDNEY
-    if faint_tumour:
-        labels.masked_fill_((labels == KIDNEY) & (tumour >= faint_tumour), FAINT_TUMOUR)
     labels.masked_fill_(tumour > torch.maximum(background, healthy), TUMOUR)
     return labels.masked_fill_((labels == KIDNEY) & (cyst[0] > kidney), CYST) if cyst else labels

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from kits.cascade.components import components
 from kits.cascade.likeness import candidates, most_alike
-from kits.choices import CYST, FAINT_TUMOUR, KIDNEY, TUMOUR
+from kits.choices import CYST, KIDNEY, TUMOUR
 from kits.geometry import Box, Grids, Spacing, bounding_box
 from kits.io.volume import Volume
 
@@ -34,8 +34,7 @@ class Labelled:
     """The part of a case that is labelled: what rules work on.
 
     Args:
-        labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour, 3 cyst, and until the first
-            rule was applied ``FAINT_TUMOUR``.
+        labels: uint8 (z, y, x), a view of the label map: 0 background, 1 kidney, 2 tumour, 3 cyst.
         volume: the whole CT.
         box: where this part lies.
         grids: of the case.
@@ -84,20 +83,6 @@ def clean(labels: np.ndarray, volume: Volume, grids: Grids) -> np.ndarray:
         for rule in RULES:
             rule(found)
     return labels
-
-
-def faint_tumour_joins(found: Labelled) -> None:
-    """What may be tumour and hangs together with tumour is a part of it, as a lesion's blurred ends are; else kidney.
-
-    After the thresholds of Canny (1986): a high one finds, a low one follows, here through the slices, too.
-    """
-    labels = found.labels
-    faint = labels == FAINT_TUMOUR
-    if not faint.any():
-        return
-    joined, boxes = components(faint | (labels == TUMOUR), 1)
-    sure = np.bincount(joined[labels == TUMOUR], minlength=len(boxes) + 1) > 0
-    labels[faint] = np.where(sure[joined[faint]], np.uint8(TUMOUR), np.uint8(KIDNEY))
 
 
 def keep_kidneys(found: Labelled) -> None:
@@ -156,7 +141,7 @@ def cysts_to_kidney(found: Labelled) -> None:
         found.labels[found.labels == CYST] = KIDNEY
 
 
-RULES: tuple[Rule, ...] = (faint_tumour_joins, keep_kidneys, small_tumours_to_kidney, water_to_cyst, cysts_to_kidney)
+RULES: tuple[Rule, ...] = (keep_kidneys, small_tumours_to_kidney, water_to_cyst, cysts_to_kidney)
 
 
 def is_water(hu: np.ndarray, mask: np.ndarray, spacing: Spacing) -> bool:

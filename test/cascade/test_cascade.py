@@ -19,17 +19,7 @@ from kits.geometry import Grids
 from kits.plan import NATIVE
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member
-from test.helpers.threshold import (
-    NORM,
-    Faint,
-    Threshold,
-    dice,
-    member,
-    oriented,
-    phantom,
-    phantom_volume,
-    threshold_cascade,
-)
+from test.helpers.threshold import NORM, Threshold, dice, member, oriented, phantom, phantom_volume, threshold_cascade
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
@@ -175,23 +165,6 @@ def test_cysts_count_as_kidney_until_all_else_is_decided() -> None:
     assert labels.tolist() == [1, 1, 2, 3]
     merged = torch.cat([levels[:, :1], levels[:, 1:2] + levels[:, 3:], levels[:, 2:3]], 1)
     assert most_probable(merged[None, :, :, None].transpose(1, 2))[0, :, 0].tolist() == [1, 1, 2, 1]
-
-
-def test_kidney_that_may_be_tumour_is_told_apart_if_that_is_asked_for() -> None:
-    levels = torch.tensor([(0.1, 0.65, 0.25), (0.1, 0.75, 0.15), (0.1, 0.3, 0.6), (0.6, 0.1, 0.3)])
-    probabilities = levels[None, :, :, None].transpose(1, 2)
-    assert most_probable(probabilities, 0.2)[0, :, 0].tolist() == [4, 1, 2, 0]
-    assert most_probable(probabilities)[0, :, 0].tolist() == [1, 1, 2, 0]
-
-
-def test_a_tumour_goes_on_into_what_may_be_tumour_as_the_plan_says() -> None:
-    volume, truth = phantom_volume()
-    around = ndimage.binary_dilation(truth == 2, iterations=2) & (truth == 1)
-    volume.hu[around] = 225
-    for faint, expected in ((0.0, truth), (0.2, np.where(around, 2, truth))):
-        runtime = replace(Runtime.of("cpu", "native", "torch", "fp32"), plan=replace(NATIVE, faint_tumour=faint))
-        cascade = Cascade([member("locate")], [Member("segment", Faint(), member("segment").info)], runtime)
-        assert np.array_equal(cascade.predict(volume).labels, expected)
 
 
 def test_networks_that_tell_cysts_apart_and_such_that_do_not_make_no_ensemble() -> None:

@@ -34,17 +34,6 @@ class Threshold(nn.Module):
         return nn.functional.one_hot(label, 3).permute(0, 3, 1, 2).float() * self.confidence
 
 
-class Faint(nn.Module):
-    """A tumour above 240 HU, perhaps one above 210, and kidney above 120, in logits."""
-
-    def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:
-        hu = x_BCYX[:, 2] * NORM.std + NORM.mean
-        background = torch.where(hu > 120, 0.0, 20.0)
-        kidney = torch.where((hu > 120) & (hu <= 240), 10.0, 0.0)
-        tumour = torch.where(hu > 240, 10.0, torch.where(hu > 210, 9.5, 0.0))
-        return torch.stack([background, kidney, tumour], 1)
-
-
 def member(role: str, network: nn.Module | None = None) -> Member:
     """A threshold network, or another, as a member of the cascade."""
     return Member(role, network or Threshold(), WeightsInfo(Role(role), "res-unet", NORM, "nothing", "Apache-2.0"))
