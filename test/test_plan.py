@@ -11,7 +11,7 @@ import torch
 from kits.cascade.cascade import Cascade, members_of
 from kits.cascade.clean import clean
 from kits.cascade.locate import locate
-from kits.choices import Mode, Runner
+from kits.choices import Mode, Precision, Runner
 from kits.errors import InputError
 from kits.geometry import Grids
 from kits.io.volume import Volume
@@ -60,7 +60,9 @@ def networks(plan: Plan) -> list[str]:
 def seen(plan: Plan) -> int:
     """How many slices stage 2's network is shown."""
     network = Threshold()
-    cascade = Cascade([member("locate")], [member("segment", network)], Runtime("cpu", Runner.TORCH, plan=plan))
+    cascade = Cascade(
+        [member("locate")], [member("segment", network)], Runtime("cpu", Runner.TORCH, Precision.FP32, plan)
+    )
     cascade.predict(phantom_volume(shape=(12, 64, 64))[0])
     return network.seen
 
