@@ -83,7 +83,8 @@ class Donors:
         if not (how.pasted or how.pasted_among):
             return cls()
         lone = [scan for scan in scans if scan.lone and scan.groups[0] == "KT"]
-        return cls(lone, [*whole_tumours(scans)] if how.whole else ())
+        volumes = ((scan.hu, np.asarray(scan.labels)) for scan in scans if not scan.lone and "KT" in scan.groups)
+        return cls(lone, [*whole_tumours(volumes)] if how.whole else ())
 
 
 class Augmenter:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -13,9 +13,6 @@ from kits.choices import TUMOUR
 from kits.geometry import Spacing
 
 from .paste import Section, continued, draw_pose, kidney_level, turned
-
-if TYPE_CHECKING:
-    from ..data.cache import Scan
 
 SMALLEST_VOXELS, FEWEST_SLICES = 100, 3
 """Smaller tumours show no shape."""
@@ -53,12 +50,9 @@ class WholeTumour:
         return made[slices // 2][1], lambda height: made
 
 
-def whole_tumours(scans: Sequence[Scan]) -> Iterator[WholeTumour]:
-    """The tumours of volumes that have a shape and would fit into a kidney."""
-    for scan in scans:
-        labels = np.asarray(scan.labels)
-        if scan.lone or not (labels == TUMOUR).any():
-            continue
+def whole_tumours(volumes: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[WholeTumour]:
+    """The tumours of volumes, HU and labels (z, y, x), that have a shape and would fit into a kidney."""
+    for hu, labels in volumes:
         kept: Any = cc3d.dust(np.ascontiguousarray(labels == TUMOUR), threshold=SMALLEST_VOXELS)
         numbered = cc3d.connected_components(kept)
         for number, (z, *plane) in enumerate(cc3d.statistics(numbered)["bounding_boxes"]):
@@ -66,6 +60,6 @@ def whole_tumours(scans: Sequence[Scan]) -> Iterator[WholeTumour]:
             if number == 0 or low or max(side.stop - side.start for side in plane) > WIDEST_PX:
                 continue
             rows, columns = (slice(max(0, side.start - RIM_PX), side.stop + RIM_PX) for side in plane)
-            mask, hu = numbered[z, rows, columns] == number, np.asarray(scan.hu[z])
-            shown = np.stack([continued(*one) for one in zip(hu[:, rows, columns], mask, strict=True)])
-            yield WholeTumour(shown, mask.astype(np.float32), kidney_level(hu, labels[z]))
+            mask, around = numbered[z, rows, columns] == number, hu[z]
+            shown = np.stack([continued(*one) for one in zip(around[:, rows, columns], mask, strict=True)])
+            yield WholeTumour(shown, mask.astype(np.float32), kidney_level(around, labels[z]))
