@@ -1,6 +1,6 @@
 """What a large cohort takes on many machines: a plan on paper, from one measured figure and what is assumed.
 
-    python -m bench.plan [--seconds 10.1] [--scans 100000] [--machines 50] [--price 0.70] ...
+    python -m bench.plan [--seconds 7.2] [--scans 100000] [--machines 50] [--price 0.70] ...
 
 Nothing is measured here. docs/cohorts.md has the table that this prints without options.
 """
@@ -32,7 +32,7 @@ class Plan:
         request_price: of a million requests to the store.
     """
 
-    seconds: float = 10.1
+    seconds: float = 7.2
     scans: int = 100_000
     megabytes: float = 80.0
     result_megabytes: float = 0.3
