@@ -14,6 +14,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,7 +196,10 @@ class Asked:
             drawn = self.outlines / path.name
             if not drawn.exists():
                 raise InputError(f"{drawn}: there are no outlines of {path}; add them, or leave the picture out.")
-            outline = np.asarray(Image.open(drawn).convert("L")) > 0
+            try:
+                outline = np.asarray(Image.open(drawn).convert("L")) > 0
+            except (OSError, UnidentifiedImageError) as error:
+                raise InputError(f"{drawn} is no picture ({error}); fetch it again.") from error
             if outline.shape != seen.shape:
                 raise InputError(f"{drawn} has not the size of {path}; make them alike.")
         return with_tumours(seen, one.mm, outline)
@@ -207,7 +211,6 @@ class Asked:
 
 
 NOTHING = Asked()
-"""No tumours, no cysts, and each picture a patient of its own."""
 
 
 def label_pictures(paths: list[Path], out: Path, cascade: Cascade, asked: Asked = NOTHING) -> list[dict[str, object]]:
@@ -259,6 +262,14 @@ def labelled(paths: list[Path], cascade: Cascade, asked: Asked) -> Iterator[tupl
             yield number, one, labels
 
 
+def pattern(text: str) -> str:
+    """A regular expression with a group; raises ``ValueError`` if it is none."""
+    with suppress(re.error):
+        if re.compile(text).groups:
+            return text
+    raise ValueError(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``pictures``."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of axial pictures, one patient's kind")
@@ -270,7 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "file with names of pictures, a line each: take these alone, as of those whose labels somebody looked at"
     parser.add_argument("--only", type=Path, metavar="FILE", help=text)
     text = "regular expression whose first group is a patient's name in a picture's; by default each is its own"
-    parser.add_argument("--patients", default=Asked.patients, metavar="REGEX", help=text)
+    parser.add_argument("--patients", type=pattern, default=Asked.patients, metavar="REGEX", help=text)
     parser.add_argument("--weights", type=Path, required=True, help="folder with the weight files that label them")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for slices.json and its pictures"
@@ -281,7 +292,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Run ``pictures``; raises ``KitsError`` where nothing can be used."""
     paths = [path for folder in arguments.folders for path in sorted(folder.iterdir())[:: arguments.every]]
     if arguments.only:
-        names = set(arguments.only.read_text(encoding="utf-8").split("\n"))
+        try:
+            names = set(arguments.only.read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{arguments.only} cannot be read ({error}); give a text file with names.") from error
         paths = [path for path in paths if path.name in names]
     asked = Asked(arguments.cysts, arguments.tumours, arguments.outlines, arguments.patients)
     label_pictures(paths, arguments.out, Cascade.load(arguments.weights), asked)

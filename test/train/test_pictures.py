@@ -1,6 +1,7 @@
 """Pictures become slices to learn from, in HU: without tumour where the patient has none, else with what is known."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from train.pictures import (
     Slice,
     calibrated,
     label_pictures,
+    pattern,
     with_cysts,
     with_tumours,
     without_tumour,
@@ -180,3 +182,9 @@ def test_pictures_of_one_patient_have_one_name_and_keep_their_outlined_tumours(t
     (outlines / "ann_1.png").unlink()
     with pytest.raises(InputError, match=r"no outlines of .*ann_1\.png; add them"):
         label_pictures(sorted(pictures.iterdir()), tmp_path / "none", threshold_cascade(), asked)
+
+
+@pytest.mark.parametrize("text", ["unclosed (", "no group"])
+def test_what_names_no_patient_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        pattern(text)

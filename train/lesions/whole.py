@@ -19,6 +19,8 @@ SMALLEST_VOXELS, FEWEST_SLICES = 100, 3
 WIDEST_PX = 110
 """Wider ones have no room in a kidney."""
 RIM_PX = 2
+NOTHING: Section = (np.zeros((1, 1)), np.zeros((1, 1)))
+"""What a slice shows above and below a tumour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,10 @@ class WholeTumour:
         """Neighbouring slices of it, any of them the middle one, in one pose and either way up: a ``paste.Cut``."""
         pose = draw_pose(rng)
         chosen, upwards = int(rng.integers(len(self.hu))), 1 if rng.random() < 0.5 else -1
-        made = []
-        for z in range(slices):
-            at = chosen + upwards * (z - slices // 2)
-            inside = 0 <= at < len(self.hu)
-            values, cover = turned(self.hu[at if inside else chosen], self.mask[at if inside else chosen], pose, 1.0)
-            made.append((values, cover if inside else np.zeros_like(cover)))
+        made = [
+            turned(self.hu[at], self.mask[at], pose, 1.0) if 0 <= at < len(self.hu) else NOTHING
+            for at in (chosen + upwards * (z - slices // 2) for z in range(slices))
+        ]
         return made[slices // 2][1], lambda height: made
 
 
