@@ -45,6 +45,7 @@ class Plan:
         look_every: stage 1 looks at one of so many slices of ``SLICE_MM``, and at each one near a kidney's ends; 1 is
             every slice (section 2.3).
         margin_mm: how much further than stage 1's kidney its region reaches at least; stage 1 misses poles and rims.
+        follow: how many times, by ``margin_mm`` each, stage 2 looks further where a kidney reaches a region's end.
         second_look: where stage 1 finds nothing in a scan too thin for a kidney, stage 2 looks at the usual places.
         kidneys: how many there are at most (section 2.3: one region for each kidney).
         smallest_voxels: components with fewer voxels go (section 2.4), counted at native in-plane spacing and
@@ -75,6 +76,7 @@ class Plan:
     typical_mm: float = 0.78
     look_every: int = 1
     margin_mm: float = 15.0
+    follow: int = 0
     second_look: bool = False
     kidneys: int = 2
     smallest_voxels: int = 5000
@@ -92,7 +94,7 @@ class Plan:
         for name in ("look_every", "kidneys"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("margin_mm", "smallest_voxels", "smallest_tumour_ml", "members"):
+        for name in ("margin_mm", "follow", "smallest_voxels", "smallest_tumour_ml", "members"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 < self.finest_mm <= self.typical_mm <= self.coarsest_mm < float("inf"):
@@ -167,6 +169,7 @@ NATIVE = Plan(
     every_slice=True,
     finest_mm=0.62,  # finer, the networks take kidney for tumour: few that they learned from look as large
     look_every=3,
+    follow=4,
     second_look=True,
     scale_thin_scans=True,
     likeness=True,

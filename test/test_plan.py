@@ -13,11 +13,11 @@ from kits.cascade.clean import clean
 from kits.cascade.locate import locate
 from kits.choices import Mode, Precision, Runner
 from kits.errors import InputError
-from kits.geometry import Grids
+from kits.geometry import Grids, Region
 from kits.io.volume import Volume
 from kits.plan import NATIVE, PAPER, Plan, improvements
 from kits.runtime.runtime import Runtime
-from test.helpers.threshold import Threshold, member, phantom_volume, stage
+from test.helpers.threshold import Threshold, member, phantom_volume, stage, threshold_cascade
 
 SPACING = (3.0, 0.8, 0.8)
 KIDNEY = np.s_[10:30, 2:22, 2:22]  # 8000 voxels
@@ -67,6 +67,12 @@ def seen(plan: Plan) -> int:
     return network.seen
 
 
+def followed(plan: Plan) -> list[Region]:
+    """Where stage 2 looked in the end, if stage 1 had seen three slices only."""
+    cascade = threshold_cascade().with_plan(plan)
+    return cascade.predict(phantom_volume()[0], regions=[Region(18, 21, ((0, 0),))]).regions
+
+
 def shapes(spacing: tuple[float, float, float]) -> Callable[[Plan], tuple[int, int, int]]:
     return lambda plan: Grids.from_shape((40, 300, 300), spacing, plan).working.shape
 
@@ -79,6 +85,7 @@ EFFECTS: dict[str, tuple[object, Callable[[Plan], object]]] = {
     "typical_mm": (0.9, shapes((3.0, 0.3, 0.3))),
     "look_every": (3, lambda plan: located(plan)[1]),
     "margin_mm": (25.0, lambda plan: located(plan)[0]),
+    "follow": (4, followed),
     "second_look": (True, lambda plan: located(plan, depth=10, confidence=0)[0]),
     "kidneys": (1, lambda plan: located(plan)[0]),
     "smallest_voxels": (9000, lambda plan: cleaned(plan, (1, KIDNEY))),

@@ -24,7 +24,7 @@ import torch
 from kits.cascade.clean import clean
 from kits.cascade.locate import locate, segment_coarsely
 from kits.cascade.remarks import remarks
-from kits.cascade.segment import segment
+from kits.cascade.segment import beyond, segment
 from kits.cascade.stage import Stage, Wrap
 from kits.choices import CYST, KIDNEY, TUMOUR, Mode, Precision
 from kits.errors import KitsError, WeightsError
@@ -52,7 +52,8 @@ class Prediction:
     Args:
         labels: uint8 (z, y, x) on the volume's canonical grid: 0 background, 1 kidney, 2 tumour, 3 cyst if the plan
             tells them apart.
-        regions: where stage 1 saw kidneys, or where they usually are in a thin scan in which it saw none.
+        regions: where stage 2 looked: where stage 1 saw kidneys, and as far as they go on; or where they usually are in
+            a thin scan in which it saw none.
         warnings: what a person should know before trusting the labels.
         seconds: time spent in each stage.
         probabilities: percent (0-100) of kidney with tumour and of tumour, uint8 (2, z, y, x), when asked for.
@@ -185,7 +186,12 @@ class Cascade:
         return clean(result.labels, volume, Grids.of(volume, self.plan))
 
     def predict(
-        self, volume: Volume, keep_probabilities: bool = False, progress: Progress = lambda done: None
+        self,
+        volume: Volume,
+        keep_probabilities: bool = False,
+        progress: Progress = lambda done: None,
+        regions: Sequence[Region] | None = None,
+        members: Sequence[Member] | None = None,
     ) -> Prediction:
         """Segment kidneys and tumours.
 
@@ -193,35 +199,39 @@ class Cascade:
             volume: the CT, in HU.
             keep_probabilities: give back the probabilities too.
             progress: called as the work goes on.
+            regions: from ``locate``, or a person's, instead of looking for them.
+            members: some of ``segmenter.members`` instead of all.
 
         Raises:
             KitsError: the networks gave what is no number, or a GPU's memory ran out.
             DeviceLost: a GPU refuses all further work of this process.
         """
-        with current(self.device), explained(self.device):
-            return self._predict(volume, keep_probabilities, progress)
-
-    def _predict(self, volume: Volume, keep_probabilities: bool, progress: Progress) -> Prediction:
-        """``predict``, with the errors of whoever computes."""
         grids = Grids.of(volume, self.plan)
         result = Prediction(np.zeros(volume.hu.shape, np.uint8), [], list(volume.warnings))
         if keep_probabilities:
             result.probabilities = np.zeros((2, *volume.hu.shape), np.uint8)
-
-        with result.timed("locate"):
-            result.regions = self.locate(volume, lambda done: progress(0.3 * done))
-
-        with result.timed("segment"):
-            bottom = min((region.first for region in result.regions), default=0)
-            top = max((region.last for region in result.regions), default=1)
-            for box in result.add(self.segment(volume, result.regions)):
-                progress(0.3 + 0.7 * (box[0].stop - bottom) / (top - bottom))
-
-        with result.timed("postprocess"):
-            clean(result.labels, volume, grids)
+        with current(self.device), explained(self.device):
+            with result.timed("locate"):
+                result.regions = [*regions] if regions is not None else self.locate(volume, lambda z: progress(0.3 * z))
+            with result.timed("segment"):
+                self._segment(volume, result, members, lambda done: progress(0.3 + 0.7 * done))
+            with result.timed("postprocess"):
+                clean(result.labels, volume, grids)
         result.warnings += remarks(result.labels, result.regions, volume, grids)
         progress(1.0)
         return result
+
+    def _segment(
+        self, volume: Volume, result: Prediction, members: Sequence[Member] | None, progress: Progress
+    ) -> None:
+        """Label the regions, and where kidneys go on beyond them."""
+        bottom = min((region.first for region in result.regions), default=0)
+        top = max((region.last for region in result.regions), default=1)
+        for box in result.add(self.segment(volume, result.regions, members)):
+            progress((box[0].stop - bottom) / (top - bottom))
+        for _ in range(self.plan.follow):
+            result.regions, further = beyond(result.labels, result.regions, Grids.of(volume, self.plan))
+            deque(result.add(self.segment(volume, further, members)), maxlen=0)
 
 
 def placed(first: Sequence[Member], second: Sequence[Member], runtime: Runtime) -> tuple[Stage, Stage]:

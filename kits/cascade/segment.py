@@ -6,7 +6,9 @@ slices, whose probabilities are interpolated back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,10 +18,13 @@ from kits.cascade.preprocess import Slices
 from kits.cascade.stage import Stage
 from kits.geometry import Box, Grids, Region, Shape, Span, spans
 from kits.io.volume import Volume
-from kits.plan import OFFSETS
+from kits.plan import OFFSETS, WINDOW_PX
 
 Chunk = tuple[int, torch.Tensor]
 """The index of a first slice, and the probabilities of it and the following ones: (n, 3, rows, columns)."""
+
+REACHES_MM2 = 50.0
+"""A kidney that shows so much in a region's last slice goes on beyond it."""
 
 
 def segment(
@@ -68,6 +73,52 @@ def predict(slices: Slices, wanted: Sequence[Span], stage: Stage, step: float) -
         input_ZYX = stage.input(slices, low, high)
         probabilities = stage.predict(input_ZYX, range(first - low, last - low), windows, step)
         yield first, to_native_plane(probabilities, slices.shape, slices.hu_ZYX.shape)
+
+
+def beyond(labels: np.ndarray, regions: Sequence[Region], grids: Grids) -> tuple[list[Region], list[Region]]:
+    """Where kidneys go on beyond their regions' ends: stage 1 misses poles, and much of a kidney without contrast.
+
+    Args:
+        labels: uint8 (z, y, x) of the whole volume, 0 is background.
+        regions: where stage 2 has looked.
+        grids: of the case.
+
+    Returns:
+        The regions, longer by ``plan.margin_mm`` at each end that a kidney reaches; and what ``segment`` has to look at
+        for that: the slices that are new, with all windows that see them.
+    """
+    depth, *plane = grids.native.shape
+    scale = np.array(plane) / grids.working.shape[1:]
+    more = max(1, math.ceil(grids.plan.margin_mm / grids.native.spacing[0]))
+    overlap = math.ceil(depth / grids.working.shape[0])  # what lies between two thicker slices needs both
+
+    def reaches(region: Region, at: int, following: int) -> bool:
+        """Whether something is labelled there, where no other region shows the following slice."""
+        seen = np.zeros(plane, bool)
+        others = (other for other in regions if other is not region and other.first <= following < other.last)
+        for windows, value in ((region.windows, True), *((other.windows, False) for other in others)):
+            for corner in windows:
+                (top, left), (bottom, right) = np.multiply(corner, scale), np.add(corner, WINDOW_PX) * scale
+                seen[round(top) : round(bottom), round(left) : round(right)] = value
+        return bool(np.count_nonzero(labels[at][seen]) * math.prod(grids.native.spacing[1:]) >= REACHES_MM2)
+
+    longer, new = [], []
+    for region in regions:
+        first, last = region.first, region.last
+        if first > 0 and reaches(region, first, first - 1):
+            first = max(0, first - more)
+            new.append((first, region.first + overlap))
+        if last < depth and reaches(region, last - 1, last):
+            last = min(depth, last + more)
+            new.append((region.last - overlap, last))
+        longer.append(replace(region, first=first, last=last))
+    shown = [
+        replace(region, first=max(region.first, low), last=min(region.last, high))
+        for low, high in new
+        for region in longer
+        if region.first < high and low < region.last
+    ]
+    return longer, shown
 
 
 def to_native_plane(probabilities: torch.Tensor, grid: Shape, shape: tuple[int, ...]) -> torch.Tensor:

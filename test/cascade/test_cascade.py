@@ -13,9 +13,10 @@ from torch import nn
 from kits import Cascade, Volume
 from kits.cascade.cascade import most_probable
 from kits.cascade.remarks import remarks
+from kits.cascade.segment import beyond
 from kits.cascade.stage import PREPROCESSING, Stage, Wrap, mirrored
 from kits.errors import WeightsError
-from kits.geometry import Grids
+from kits.geometry import Grids, Region
 from kits.plan import NATIVE
 from kits.runtime.runtime import Runtime
 from kits.runtime.weights import Member
@@ -223,6 +224,42 @@ def test_a_thin_scan_without_kidney_in_stage_1_is_looked_at_again_where_kidneys_
     cascade.locator = replace(cascade.locator, networks=(blind,))
     assert np.array_equal(cascade.predict(thin).labels, truth)
     assert not cascade.predict(thick).labels.any()
+
+
+@pytest.mark.parametrize(("mode", "least"), [("native", 1.0), ("paper", 0.99)])
+def test_a_kidney_is_followed_beyond_the_region_that_stage_1_gave_it(mode: str, least: float) -> None:
+    volume, labels = phantom_volume(shape=(60, 128, 400), kidneys=((0.4, 0.55, 0.2), (0.6, 0.55, 0.85)))
+    cascade = threshold_cascade(mode)
+    first, second = cascade.locate(volume)
+    middle = (second.first + second.last) // 2
+    half_seen = [first, replace(second, first=middle - 3, last=middle + 3)]
+    found = {}
+    for times in (0, 4):
+        again = cascade.with_plan(replace(cascade.plan, follow=times))
+        found[times] = again.predict(volume, keep_probabilities=True, regions=half_seen)
+    assert dice(found[0].labels > 0, labels > 0) < 0.95
+    assert found[0].regions == half_seen
+    assert dice(found[4].labels > 0, labels > 0) >= least
+    assert found[4].regions[0] == first, "where nothing reaches an end nothing is looked at"
+    assert found[4].regions[1].first < middle - 10
+    assert found[4].regions[1].last > middle + 10
+    assert found[4].probabilities is not None
+    assert dice(found[4].probabilities[0] > 50, labels > 0) >= least
+
+
+def test_following_looks_at_new_slices_alone_with_all_windows_that_see_them() -> None:
+    labels = np.zeros((60, 128, 600), np.uint8)
+    grids = Grids.from_shape(labels.shape, (3.0, 0.8, 0.8), NATIVE)
+    one, other = Region(10, 40, ((0, 0),)), Region(20, 30, ((0, 200),))
+    assert beyond(labels, [one, other], grids) == ([one, other], [])
+    labels[25:30, 40:60, 210:240] = 1  # both see it, and the first one goes on doing so
+    assert beyond(labels, [one, other], grids) == ([one, other], [])
+    labels[25:30, 40:60, 300:330] = 1
+    longer, shown = beyond(labels, [one, other], grids)
+    assert longer == [one, replace(other, last=35)]
+    assert shown == [replace(one, first=29, last=35), replace(other, first=29, last=35)]
+    labels[:, 40:60, 300:330] = 1
+    assert beyond(labels, [Region(0, 60, ((0, 200),))], grids)[1] == [], "the scan ends there"
 
 
 def test_progress_grows_to_one() -> None:

@@ -57,7 +57,8 @@ def test_a_big_bright_ball_in_the_pelvis_takes_no_kidneys_place_but_in_the_paper
 
 def test_a_large_kidney_with_its_tumour_stays_beside_what_has_a_kidneys_size() -> None:
     tumour = ball((200.0, 100.0, 90.0), 65)  # 1.1 l
-    volume = trunk((KIDNEYS, KIDNEY), (tumour, TUMOUR), (ball(PELVIS, 30), KIDNEY), (ball((120, 60, 240), 30), KIDNEY))
+    others = ball(PELVIS, 30) | ball((120, 60, 240), 30)
+    volume = trunk((KIDNEYS, KIDNEY), (tumour, TUMOUR), (others, KIDNEY), (ball((200, 155, 160), 9), BONE))
     labels = threshold_cascade().predict(volume).labels
     assert dice(labels > 0, KIDNEYS | tumour) == 1.0
     assert dice(labels == 2, tumour) > 0.97
@@ -111,6 +112,26 @@ def test_where_no_kidney_can_be_none_is_found_and_a_sentence_says_so(volume: Vol
     assert "no-kidney" in [warning.code for warning in result.warnings]
     assert any("No kidney was found" in warning for warning in result.warnings)
     assert threshold_cascade("paper").predict(volume).labels.any(), "the networks did see something"
+
+
+@pytest.mark.parametrize("window", [(-1000, 900), (-125, 275)], ids=["whole", "cut off"])
+@pytest.mark.parametrize("kidney_hu", [30, 190])
+def test_hips_are_no_kidneys_even_where_contrast_medium_is_missing_and_hu_are_cut_off(
+    window: tuple[int, int], kidney_hu: int
+) -> None:
+    hips = ball((45, 100, 60), 25) | ball((45, 100, 260), 25)
+    marrow = ball((45, 100, 60), 20) | ball((45, 100, 260), 20)
+    volume = trunk((KIDNEYS, kidney_hu), (hips, 450), (marrow, 210))
+    seen = replace(volume, hu=np.clip(volume.hu, *window))
+    kept = clean((KIDNEYS | hips).astype(np.uint8), seen, Grids.of(seen, NATIVE))
+    assert np.array_equal(kept > 0, KIDNEYS)
+
+
+def test_the_chest_is_known_by_its_lungs_even_where_hu_are_cut_off() -> None:
+    chest = thorax()
+    cut = replace(chest, hu=np.clip(chest.hu, -125, 275))
+    for volume in (chest, cut):
+        assert Body.of(volume).trunk.mean() < 0.2
 
 
 def test_the_rules_of_labels_know_it_by_themselves() -> None:

@@ -141,7 +141,7 @@ def label_maps(volume: Volume, cascade: Cascade, names: Sequence[str]) -> Iterat
     rows = [(name, [member]) for name, member in zip(names[len(locators) :], segmenters, strict=True)]
     for name, members in [*rows, (ENSEMBLE, None)]:
         started = time.perf_counter()
-        labels = cascade.label(volume, cascade.segment(volume, regions, members))
+        labels = cascade.predict(volume, regions=regions, members=members).labels
         yield name, labels, locating + time.perf_counter() - started
 
 
