@@ -92,6 +92,8 @@ class Augmentation:
         washout: how often contrast medium is taken out, as in a scan without; half as often where a tumour shows.
         enhancement: how often, instead, organs and vessels take up more or less of it.
         masses: how often a mass that is no kidney's is painted in, away from the kidneys.
+        bowel: how often bowel full of contrast medium, food or water is painted in, away from the kidneys.
+        bowel_px: half of its width, from and to; stage 1's pixels are twice as large.
         codec: how often a slice goes through a picture's or a video's coding, and is left with fewer grey steps.
     """
 
@@ -115,6 +117,8 @@ class Augmentation:
     washout: float = 0.0
     enhancement: float = 0.0
     masses: float = 0.0
+    bowel: float = 0.0
+    bowel_px: tuple[float, float] = (8.0, 42.0)
     codec: float = 0.0
 
 
@@ -189,6 +193,8 @@ class Config:
         thin: how many times as often as others slices are drawn that show little of a kidney, such as its poles.
         by_tumour: 0 draws every slice with a tumour alike, 1 every tumour, however few slices show it.
         cysts: how many times as often as others slices are drawn that show a cyst: they are few.
+        far: how often, beside other slices without kidney, stage 2 is shown a volume's slices far above and below its
+            kidneys, at their place or, in volumes without any, at the usual ones; 0 is never.
         patch: rows and columns of a training patch, px; less costs less but teaches nothing of a window's rim.
         seed: of everything random.
         modes: of the cascade that are to run it.
@@ -207,6 +213,7 @@ class Config:
     thin: int = 1
     by_tumour: float = 0.0
     cysts: float = 1.0
+    far: float = 0.0
     patch: int = 256
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")

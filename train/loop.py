@@ -34,7 +34,7 @@ from . import workers
 from .config import Config, Data
 from .data.augment import Augmenter, keep_for_this_stream
 from .data.cache import Scan
-from .data.sampling import Box, draw_batch, find_sites
+from .data.sampling import Box, Emphasis, draw_batch, find_sites
 from .journal import Journal
 from .losses import kernel_penalty, loss
 from .optimise import initialised, optimiser_of, set_modes, with_classes
@@ -128,9 +128,8 @@ class Trainer:
         )
         self.validated: nn.Module = self.average.module if config.schedule.average else self.network
         self.shared = workers.wrap(self.network, self.engine.device)
-        self.sites = find_sites(
-            material.train, config.role, material.located, config.thin, config.by_tumour, config.cysts
-        )
+        emphasis = Emphasis(config.thin, config.by_tumour, config.cysts, config.far)
+        self.sites = find_sites(material.train, config.role, material.located, emphasis)
         self.source_shares = [source.share for source in data.sources]
         if config.schedule.batch % workers.count():
             raise InputError(f"A batch of {config.schedule.batch} is not shared evenly by {workers.count()} processes.")

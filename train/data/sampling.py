@@ -42,6 +42,17 @@ class Site:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Emphasis:
+    """What is drawn more often than all else: see ``Config``, whose fields these are."""
+
+    thin: int = 1
+    by_tumour: float = 0.0
+    cysts: float = 1.0
+    far: float = 0.0
+
+
+ALIKE = Emphasis()
 Sites = dict[tuple[str, int], list[Site]]
 """By group and source."""
 
@@ -50,28 +61,27 @@ def find_sites(
     scans: Sequence[Scan],
     role: str,
     located: Mapping[str, Sequence[Box]] | None = None,
-    thin: int = 1,
-    by_tumour: float = 0.0,
-    cysts: float = 1.0,
+    emphasis: Emphasis = ALIKE,
 ) -> Sites:
     """All places to learn from.
 
     Stage 1 looks at the middle of every slice; stage 2 at the box of each kidney, within the kidney's z range and
-    a margin, and, in scans without kidneys, at the places where kidneys usually are. Interpolated slices are no places.
+    a margin, and, in scans without kidneys, at the places where kidneys usually are. Further away it looks if the
+    emphasis says so. Interpolated slices are no places.
 
     Args:
         scans: as the stage sees them.
         role: ``locate`` or ``segment``.
         located: boxes that stage 1 found, by scan name, to cut stage 2's regions from instead of the true kidneys'.
-        thin: how many times a place with less than ``THIN_MM2`` of kidney and tumour counts.
-        by_tumour, cysts: what a place's weight depends on, see ``weights_of``.
+        emphasis: what is drawn more often; a place with less than ``THIN_MM2`` of kidney and tumour is thin.
     """
+    thin, far = emphasis.thin, emphasis.far
     found: Sites = {(group, scan.source): [] for scan in scans for group in GROUPS}
     for number, scan in enumerate(scans):
         slices, rows, columns = scan.hu.shape
         usable = [z for z in range(slices) if z not in scan.interpolated]
         if role == "locate":
-            weights = weights_of(scan.labels, by_tumour, cysts)
+            weights = weights_of(scan.labels, emphasis)
             for z in usable:
                 times = thin if is_thin(scan.labels[z], scan.spacing) else 1
                 site = Site(number, z, (rows / 2, columns / 2), weight=weights[z])
@@ -82,28 +92,36 @@ def find_sites(
             centre = ((low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
             # What the other kidney holds does not make this region one with kidney or tumour.
             region = scan.labels[:, low[1] : high[1], low[2] : high[2]]
-            weights = weights_of(region, by_tumour, cysts)
+            weights = weights_of(region, emphasis)
             for z in usable:
                 if low[0] - Z_MARGIN <= z < high[0] + Z_MARGIN:
                     group, times = group_of(region[z]), thin if is_thin(region[z], scan.spacing) else 1
                     found[group, scan.source] += [Site(number, z, centre, group, weights[z])] * times
+                elif far and not scan.lone:
+                    found["B", scan.source].append(Site(number, z, centre, "B", far))
         if not boxes:
             middles = [(rows * y, columns * x) for y, x in USUAL_PLACES]
-            found[group_of(scan.labels[slices // 2]), scan.source] += [Site(number, slices // 2, m) for m in middles]
+            shown = usable if far and not scan.lone and not scan.labels.any() else [slices // 2]
+            weight = far if len(shown) > 1 else 1.0
+            found[group_of(scan.labels[slices // 2]), scan.source] += [
+                Site(number, z, middle, weight=weight) for z in shown for middle in middles
+            ]
     return found
 
 
-def weights_of(labels: np.ndarray, by_tumour: float, cysts: float = 1.0) -> list[float]:
+def weights_of(labels: np.ndarray, emphasis: Emphasis) -> list[float]:
     """How often each slice of a scan is to be drawn, relative to others of its group.
 
-    At 0 each slice counts as much as any other, so a tumour of 40 slices comes forty times as often as one of a single
-    slice. At 1 each tumour counts as much as any other: where several are in view, the shortest one decides.
+    With ``by_tumour`` at 0 each slice counts as much as any other, so a tumour of 40 slices comes forty times as often
+    as one of a single slice. At 1 each tumour counts as much as any other: where several are in view, the shortest one
+    decides.
 
     Args:
         labels: (z, y, x), 2 is tumour, 3 cyst.
-        by_tumour: how far a slice's weight falls with the number of slices that show its tumour, from 0 to 1.
-        cysts: how many times as much a slice with a cyst counts.
+        emphasis: how far a slice's weight falls with the number of slices that show its tumour, and how many times as
+            much a slice with a cyst counts.
     """
+    by_tumour, cysts = emphasis.by_tumour, emphasis.cysts
     weights = np.zeros(len(labels))
     if by_tumour and (labels == 2).any():
         numbered = cc3d.connected_components(np.ascontiguousarray(labels == 2))

@@ -7,6 +7,7 @@ of other organs. They change no label. What NumPy draws goes to the patch's devi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ SMALLEST_MASS, LARGEST_MASS = 0.06, 0.32
 """Semi-axes of a mass, as shares of the patch."""
 MASS_GAP_PX = 12
 """A mass stays that far away from kidneys: nearer it could be a tumour of theirs."""
+MOST_LOOPS, LONGEST_TUBE = 8, 6
+"""How many pieces of bowel a patch shows at most, and of how many discs each is."""
+BOWEL_GAP_PX = (1, 4)
+"""Bowel may touch a kidney, but for the kidney's blurred rim."""
+OTHER_CONTENT, GAS, GAS_HU = 0.3, 0.3, -900.0
+"""How often a piece holds something else than the one before, and how often there is gas in it."""
+SLANT_PX = 1.5
+"""Standard deviation of what a piece moves from slice to slice."""
 BLOCK = 8
 """Pixels a side of what pictures and videos code together."""
 
@@ -38,7 +47,7 @@ def vary_content(hu: torch.Tensor, labels: torch.Tensor, how: Augmentation, rng:
     Args:
         hu: float32 (5, rows, columns), HU.
         labels: (rows, columns) of the middle slice, 1 kidney, 2 tumour.
-        how: how often what happens: ``masses``, ``washout``, ``enhancement`` and ``codec``.
+        how: how often what happens: ``masses``, ``bowel``, ``washout``, ``enhancement`` and ``codec``.
         rng: draws.
     """
 
@@ -48,6 +57,8 @@ def vary_content(hu: torch.Tensor, labels: torch.Tensor, how: Augmentation, rng:
     tumour = bool((labels == 2).any())
     if happens(how.masses) and not tumour:
         hu = paint_mass(hu, labels, rng)
+    if happens(how.bowel):
+        hu = paint_bowel(hu, labels, how.bowel_px, rng)
     if happens(how.washout * (0.5 if tumour else 1.0)):
         hu = change_contrast(hu, labels, float(rng.uniform(-0.05, 0.2)), float(rng.uniform(0.0, 0.25)))
     elif happens(how.enhancement):
@@ -128,6 +139,86 @@ def paint_mass(hu: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator)
     noise = functional.avg_pool2d(noise[None], 3, 1, 1)[0] * (3 * float(rng.uniform(3, 18)))
     inside = float(rng.uniform(0, 110)) + texture + noise
     return hu + weight * (1 - barred) * (inside - hu)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What bowel holds: its mean HU, how much they vary from place to place, and how large the places are, in knots."""
+
+    mean: float
+    texture: float
+    knots: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Content:
+        """Contrast medium, or some mixed with stool or food, or food, or water."""
+        kind, knots = rng.random(), int(rng.integers(8, 60))
+        if kind < 0.45:
+            return cls(float(rng.uniform(150, 700)), float(rng.gamma(2, 10)), knots)
+        if kind < 0.7:
+            return cls(float(rng.uniform(80, 300)), float(rng.uniform(40, 160)), knots)
+        if kind < 0.9:
+            return cls(float(rng.uniform(20, 110)), float(rng.uniform(5, 60)), knots)
+        return cls(float(rng.uniform(-5, 30)), 3.0, knots)
+
+
+def paint_bowel(
+    hu: torch.Tensor, labels: torch.Tensor, widths_px: tuple[float, float], rng: np.random.Generator
+) -> torch.Tensor:
+    """Loops of bowel, or a stomach, full of contrast medium, stool, food or water, anywhere in the body but in kidneys.
+
+    Where they lie does not matter: what they teach is that nothing of their look is kidney or tumour.
+
+    Args:
+        hu: float32 (5, rows, columns), HU.
+        labels: (rows, columns) of the middle slice.
+        widths_px: half of a loop's width, from and to.
+        rng: draws places, courses, widths and what they hold.
+    """
+    rows, columns = hu.shape[1:]
+    free = closed((hu[MIDDLE] > SOFT_HU).float(), BODY_GAP_PX) * (1 - grown((hu[MIDDLE] > BONE_HU).float(), NEAR_PX))
+    free = free * (1 - grown((labels > 0).float(), 2 * int(rng.integers(*BOWEL_GAP_PX, endpoint=True)) + 1))
+    holds = Content.draw(rng)
+    for _ in range(int(rng.integers(1, MOST_LOOPS, endpoint=True))):
+        centre, radius = rng.uniform(0.05, 0.95, 2) * (rows, columns), float(np.exp(rng.uniform(*np.log(widths_px))))
+        if not free[int(centre[0]), int(centre[1])]:
+            continue
+        if rng.random() < OTHER_CONTENT:
+            holds = Content.draw(rng)
+        depth = tube_depth(hu, centre, radius, rng)
+        texture = coarse_field(rows, columns, holds.knots, rng).to(hu)
+        lumen = (holds.mean + holds.texture * texture).expand_as(hu)
+        if rng.random() < GAS:  # lies in front
+            level = float(centre[0]) + radius * float(rng.uniform(-0.6, 0.4))
+            lumen = torch.where(torch.arange(rows, device=hu.device)[:, None] < level, GAS_HU, lumen)
+        noise = torch.from_numpy(rng.standard_normal(tuple(hu.shape), dtype=np.float32)).to(hu)
+        noise = functional.avg_pool2d(noise[None], 3, 1, 1)[0] * (3 * float(rng.uniform(3, 15)))
+        wall = torch.full_like(hu, float(rng.uniform(20, 110)))
+        for reach, what in ((float(rng.uniform(1.5, 4.0)), wall), (0.0, lumen)):
+            hu = hu + (depth + reach + 0.5).clamp(0, 1) * free * (what + noise - hu)
+    return hu
+
+
+def tube_depth(like: torch.Tensor, centre: np.ndarray, radius: float, rng: np.random.Generator) -> torch.Tensor:
+    """How deep each pixel lies in a winding tube, px, negative outside; as ``like``, (5, rows, columns).
+
+    Args:
+        like: of that shape and device.
+        centre: (row, column) where the tube begins.
+        radius: half its width, px.
+        rng: draws its course, and how it slants through the slices.
+    """
+    rows, columns = like.shape[1:]
+    y = torch.arange(rows, device=like.device)[:, None].float()
+    x = torch.arange(columns, device=like.device).float()
+    slices = torch.arange(len(like), device=like.device)[:, None, None].float() - MIDDLE
+    angle, slant, depth = rng.uniform(0, 2 * math.pi), rng.normal(0, SLANT_PX, 2), torch.full_like(like, -rows)
+    for _ in range(int(rng.integers(1, LONGEST_TUBE, endpoint=True))):  # a chain of discs
+        down, right = y - float(centre[0]) - slices * float(slant[0]), x - float(centre[1]) - slices * float(slant[1])
+        depth = torch.maximum(depth, radius * float(rng.uniform(0.8, 1.2)) - (down.square() + right.square()).sqrt())
+        angle += rng.normal(0, 0.5)
+        centre = centre + radius * 0.8 * np.array([math.sin(angle), math.cos(angle)])
+    return depth + float(rng.uniform(0, 0.15)) * radius * coarse_field(rows, columns, 12, rng).to(like)
 
 
 def coarse_field(rows: int, columns: int, knots: int, rng: np.random.Generator) -> torch.Tensor:

@@ -10,7 +10,7 @@ from test.helpers.threshold import phantom
 from test.train.made import SMALL, SPACING, made_scans
 from train.config import GROUPS
 from train.data.cache import scan_of
-from train.data.sampling import draw, draw_batch, find_sites, weights_of
+from train.data.sampling import Emphasis, draw, draw_batch, find_sites, weights_of
 from train.presets import PRESETS
 
 
@@ -39,7 +39,7 @@ def test_thin_sections_count_more_often() -> None:
     scans = [scan_of("pole", "x", hu[:1], pole, SPACING), scan_of("empty", "y", hu[:1], pole * 0, SPACING),
              scan_of("middle", "z", hu[4:5], labels[4:5], SPACING)]  # fmt: skip
     for role, empty in (("locate", 1), ("segment", 2)):
-        sites = [site for group in find_sites(scans, role, thin=3).values() for site in group]
+        sites = [site for group in find_sites(scans, role, emphasis=Emphasis(thin=3)).values() for site in group]
         middle = len(scans[2].kidneys) if role == "segment" else 1
         assert Counter(site.scan for site in sites) == {0: 3, 1: empty, 2: middle}
 
@@ -70,7 +70,7 @@ def test_each_tumour_is_drawn_as_often_however_few_slices_show_it() -> None:
     rng = np.random.default_rng(0)
     small = {}
     for by_tumour in (0.0, 0.5, 1.0):
-        sites = find_sites(scans, "segment", by_tumour=by_tumour)
+        sites = find_sites(scans, "segment", emphasis=Emphasis(by_tumour=by_tumour))
         drawn = [draw(sites, "KT", [1.0], rng).slice for _ in range(2000)]
         small[by_tumour] = np.mean([z < 4 for z in drawn])
         assert len({site.weight for site in sites["K", 0]}) == 1
@@ -83,8 +83,8 @@ def test_the_shortest_tumour_in_view_decides_a_slices_weight() -> None:
     labels = np.zeros((6, 40, 40), np.uint8)
     labels[0:4, :10, :10] = 2
     labels[3, 20:30, 20:30] = 2
-    assert weights_of(labels, 1.0) == [0.25, 0.25, 0.25, 1.0, 1.0, 1.0]
-    assert weights_of(labels, 0.0) == [1.0] * 6
+    assert weights_of(labels, Emphasis(by_tumour=1.0)) == [0.25, 0.25, 0.25, 1.0, 1.0, 1.0]
+    assert weights_of(labels, Emphasis()) == [1.0] * 6
 
 
 def test_slices_with_cysts_are_drawn_more_often_among_their_kind() -> None:
@@ -92,9 +92,27 @@ def test_slices_with_cysts_are_drawn_more_often_among_their_kind() -> None:
     labels[:, 10:50, 10:50] = 1
     labels[3:5, 20:30, 20:30] = 3
     scans = [scan_of("a", "a", np.zeros(labels.shape, np.int16), labels, SPACING)]
-    sites, rng = find_sites(scans, "segment", cysts=9.0), np.random.default_rng(0)
+    sites, rng = find_sites(scans, "segment", emphasis=Emphasis(cysts=9.0)), np.random.default_rng(0)
     drawn = [draw(sites, "K", [1.0], rng).slice for _ in range(2000)]
     assert np.mean([z in (3, 4) for z in drawn]) == pytest.approx(18 / 36, abs=0.04)
+
+
+def test_far_from_kidneys_and_in_volumes_without_any_stage_2_looks_too_if_it_is_told_so() -> None:
+    labels = np.zeros((40, 60, 60), np.uint8)
+    labels[15:25, 10:50, 10:50] = 1
+    hu = np.zeros(labels.shape, np.int16)
+    scans = [scan_of("kidney", "a", hu, labels, SPACING), scan_of("chest", "b", hu, labels * 0, SPACING),
+             scan_of("lone", "c", hu[:1], labels[:1], SPACING)]  # fmt: skip
+
+    def drawn(far: float) -> list[set[int]]:
+        sites = find_sites(scans, "segment", emphasis=Emphasis(far=far))
+        shown = [site for found in sites.values() for site in found]
+        assert {site.weight for site in shown} == ({1.0, far} if far else {1.0})
+        assert all(site.weight == far for site in sites["B", 0] if site.scan == 0 and not 10 <= site.slice < 30)
+        return [{site.slice for site in shown if site.scan == scan} for scan in range(3)]
+
+    assert drawn(0.0) == [{*range(10, 30)}, {20}, {0}]
+    assert drawn(0.3) == [{*range(40)}, {*range(40)}, {0}]
 
 
 def test_sources_are_drawn_by_their_shares() -> None:

@@ -17,6 +17,7 @@ from train.data.variations import (
     closed,
     cosine_transform,
     grown,
+    paint_bowel,
     paint_mass,
     recode,
     vary_content,
@@ -89,6 +90,29 @@ def test_a_mass_lies_in_the_body_and_away_from_kidneys() -> None:
     ), "beside a tumour a mass could be another one"
 
 
+def test_bowel_lies_in_the_body_beside_kidneys_and_is_bright_dark_or_full_of_gas() -> None:
+    hu, labels = abdomen()
+    changed, held = torch.zeros(hu.shape[1:]), []
+    for n in range(60):
+        painted = paint_bowel(hu, labels, (6.0, 20.0), np.random.default_rng(n))
+        new = painted != hu
+        changed += new.any(0)
+        held += [painted[new].mean().item()] * bool(new.any())
+        assert not new[:, labels > 0].any()
+        assert not new[hu > 500].any()
+    assert not changed[:4].any()
+    assert not changed[:, :4].any()
+    near = changed[24:76, 14:56].clone()
+    assert near.sum() > 0, "bowel may touch a kidney, unlike a mass"
+    assert max(held) > 200
+    assert min(held) < 30
+    varied = [
+        vary_content(hu, labels, Augmentation(bowel=0.3, bowel_px=(6.0, 20.0)), np.random.default_rng(n))
+        for n in range(60)
+    ]
+    assert np.mean([not torch.equal(one, hu) for one in varied]) == pytest.approx(0.28, abs=0.14)
+
+
 def test_coding_changes_little_and_leaves_few_steps() -> None:
     hu, _ = abdomen()
     for n in range(12):
@@ -114,10 +138,11 @@ def test_masks_grow_and_close() -> None:
     [
         lambda hu, labels, rng: change_contrast(hu, labels, 0.5, 1.5),
         paint_mass,
+        lambda hu, labels, rng: paint_bowel(hu, labels, (8.0, 42.0), rng),
         lambda hu, labels, rng: recode(hu, rng),
         lambda hu, labels, rng: vary_intensity(hu, True, rng),
     ],
-    ids=["contrast", "mass", "coding", "intensity"],
+    ids=["contrast", "mass", "bowel", "coding", "intensity"],
 )
 def test_a_patch_on_a_gpu_is_varied_there(vary: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # none has a value
