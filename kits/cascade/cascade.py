@@ -230,7 +230,9 @@ class Cascade:
         for box in result.add(self.segment(volume, result.regions, members)):
             progress((box[0].stop - bottom) / (top - bottom))
         for _ in range(self.plan.follow):
-            result.regions, further = beyond(result.labels, result.regions, Grids.of(volume, self.plan))
+            result.regions, further = beyond(result.labels, result.regions, volume, Grids.of(volume, self.plan))
+            if not further:
+                break
             deque(result.add(self.segment(volume, further, members)), maxlen=0)
 
 

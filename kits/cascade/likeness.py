@@ -18,10 +18,8 @@ BODY_MM = 4.0
 """Spacing at which the body is outlined; its outline needs no more."""
 BODY_HU, LUNG_HU, BONE_HU = -300, -400, 300
 """Above the first lies the body, below the second what it holds of air, above the third bone (``Levels``)."""
-FAT_HU, TISSUE_TOP_HU = -120, 200
-"""Of a scan whose HU are cut off below the first the lowest is air, above the second the highest is bone."""
-ABOVE_FLOOR_HU = 10
-"""How far above the lowest HU of such a scan a body begins."""
+FAT_HU, ABOVE_FLOOR_HU = -120, 10
+"""In a scan whose HU are cut off, but below the first, the lowest is air; the body begins so far above it."""
 MOST_LUNG, MOST_BONE, LEAST_MIDDLE = 0.3, 0.12, 0.3
 """Shares of a slice of the trunk below the heart: air at most, bone at most, and body in the middle at least."""
 TISSUE_HU = (-200.0, 500.0)
@@ -39,37 +37,15 @@ FAR = 0.3
 APART_MM = (60.0, 150.0)
 """How far above each other two kidneys' centres lie: usually at most, and hardly ever."""
 MOST_BONY = 0.25
-"""Share of a component's voxels as bright as bone: of kidneys it is less, unless their scan's HU are cut off."""
+"""Share of a component's voxels as bright as bone: of kidneys it is less."""
+LUNGS = (0.15, 0.3)
+"""Air's share of the body in slices with lungs: from their base up at least the first, somewhere the second."""
+UNDER_LUNGS_MM = (-30.0, 20.0, 180.0, 260.0)
+"""How far under the lungs' base kidneys' centres lie: never, usually from and to, never; hips lie 350 mm under it."""
 MOST_POINTS = 50_000
 """Voxels of a component that are looked at: enough for its middle and its HU."""
 MOST_CANDIDATES = 8
 """Components among which a pair is sought."""
-
-
-@dataclass(frozen=True)
-class Levels:
-    """HU that tell body from air, lung and bone: in a scan whose HU are cut off, what is cut off is air and bone.
-
-    Args:
-        body: above it lies the body.
-        lung: up to it what the body holds of air.
-        bone: from it on bone.
-    """
-
-    body: float
-    lung: float
-    bone: float
-
-    @classmethod
-    def of(cls, hu: np.ndarray) -> Levels:
-        """Those of a CT (z, y, x)."""
-        lowest, highest = float(hu.min()), float(hu.max())
-        body, lung, bone = float(BODY_HU), float(LUNG_HU), float(BONE_HU)
-        if LUNG_HU < lowest < FAT_HU:
-            body, lung = max(body, lowest + ABOVE_FLOOR_HU), lowest
-        if TISSUE_TOP_HU < highest < BONE_HU:
-            bone = highest
-        return cls(body, lung, bone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +56,7 @@ class Body:
         middle, half: the middle line and half of the width, along x.
         front, back: along y.
         trunk: 1 where it looks like a slice of the trunk below the heart, 0 in head, chest and legs.
+        air: air's share of the body.
     """
 
     middle: np.ndarray
@@ -87,13 +64,14 @@ class Body:
     front: np.ndarray
     back: np.ndarray
     trunk: np.ndarray
+    air: np.ndarray
 
     @classmethod
     def of(cls, volume: Volume) -> Body:
         """The outline of the body that a CT shows."""
         steps = [max(1, round(BODY_MM / mm)) for mm in volume.spacing]
         hu = volume.hu[:: steps[0], steps[1] // 2 :: steps[1], steps[2] // 2 :: steps[2]]
-        return cls(*np.transpose([_outline(one, Levels.of(hu)) for one in hu]))
+        return cls(*np.transpose([_outline(one, *air_levels(hu)) for one in hu]))
 
     def at(self, name: str, shares: np.ndarray) -> float:
         """One of the outline's figures in the slices at these shares of the scan's height; NaN without a body."""
@@ -101,15 +79,29 @@ class Body:
         values = values[~np.isnan(values)]
         return float(values.mean()) if values.size else math.nan
 
+    @property
+    def lungs_base(self) -> float:
+        """The lowest slice with lungs, as a share of the scan's height; NaN where none are in view."""
+        runs = ndimage.find_objects(ndimage.label(self.air >= LUNGS[0])[0])
+        lungs = [run for (run,) in runs if self.air[run].max() >= LUNGS[1]]
+        return max(lungs, key=lambda run: run.stop - run.start).start / len(self.air) if lungs else math.nan
 
-def _outline(hu: np.ndarray, levels: Levels) -> tuple[float, float, float, float, float]:
-    """Middle, half width, front, back and trunk (0 or 1) of a slice (y, x): see ``Body``."""
-    filled = ndimage.binary_fill_holes(hu > levels.body)
+
+def air_levels(hu: np.ndarray) -> tuple[float, float]:
+    """HU above which the body lies, and up to which what it holds is air, of a CT that may be cut off at some HU."""
+    lowest = float(hu.min())
+    cut_off = LUNG_HU < lowest < FAT_HU
+    return (max(BODY_HU, lowest + ABOVE_FLOOR_HU), lowest) if cut_off else (BODY_HU, LUNG_HU)
+
+
+def _outline(hu: np.ndarray, body_hu: float, air_hu: float) -> tuple[float, ...]:
+    """Middle, half width, front, back, trunk (0 or 1) and air of a slice (y, x): see ``Body``."""
+    filled = ndimage.binary_fill_holes(hu > body_hu)
     opened = ndimage.binary_opening(filled, np.ones((3, 3), bool))  # without couch and clothes
     parts = cc3d.connected_components(opened, connectivity=4)
     sizes = np.bincount(parts.ravel())[1:]
     if not sizes.size:
-        return math.nan, math.nan, math.nan, math.nan, math.nan
+        return (math.nan,) * 6
     body = np.isin(parts, 1 + np.flatnonzero(sizes >= sizes.max() / 4))
     rows, columns = np.nonzero(body)
     left, right = np.quantile(columns, (0.01, 0.99)).tolist()
@@ -117,10 +109,10 @@ def _outline(hu: np.ndarray, levels: Levels) -> tuple[float, float, float, float
     middle, half = (left + right) / 2, max((right - left) / 2, 1.0)
     near = np.abs(np.arange(body.shape[1]) - middle) <= max(half / 10, 1.0)
     central, inside = body[round(front) : round(back) + 1, near], hu[body]
-    lung, bone = np.mean(inside <= levels.lung), np.mean(inside >= levels.bone)
-    trunk = lung <= MOST_LUNG and bone <= MOST_BONE and central.mean() >= LEAST_MIDDLE
+    air, bone = float(np.mean(inside <= air_hu)), np.mean(inside > BONE_HU)
+    trunk = air <= MOST_LUNG and bone <= MOST_BONE and central.mean() >= LEAST_MIDDLE
     height, width = body.shape
-    return (middle + 0.5) / width, half / width, (front + 0.5) / height, (back + 0.5) / height, float(trunk)
+    return (middle + 0.5) / width, half / width, (front + 0.5) / height, (back + 0.5) / height, float(trunk), air
 
 
 @dataclass(frozen=True)
@@ -136,6 +128,7 @@ class Candidate:
         hu: the middle of its HU.
         bright: nine tenths of its HU are lower: what it holds of kidney, if a dark mass is the most of it.
         bony: share of its voxels that are as bright as bone.
+        under_lungs_mm: how far its centre lies under the lungs' base; NaN where no lungs are in view.
         probability: mean probability of kidney or tumour; 1 where nobody told.
     """
 
@@ -147,12 +140,22 @@ class Candidate:
     hu: float
     bright: float
     bony: float = 0.0
+    under_lungs_mm: float = math.nan
     probability: float = 1.0
 
     @property
     def possible(self) -> bool:
         """Whether it is of soft tissue and in the trunk: neither skull, nor lung, nor leg."""
         return not self.trunk < 0.5 and TISSUE_HU[0] < self.hu < TISSUE_HU[1]
+
+    @property
+    def level(self) -> float:
+        """How usual its height is, from ``FAR`` to 1; 1 where no lungs are in view."""
+        return (
+            1.0
+            if math.isnan(self.under_lungs_mm)
+            else float(np.interp(self.under_lungs_mm, UNDER_LUNGS_MM, (FAR, 1, 1, FAR)))
+        )
 
     @property
     def place(self) -> float:
@@ -168,12 +171,12 @@ class Candidate:
 
         Args:
             in_view: share of a kidney's height that the scan shows.
-            brightest: HU of the brightest candidate that is not bony.
+            brightest: HU of the brightest candidate that is no bone.
         """
         # A mass can make a kidney ten times as large, so a large one is only a little less likely.
         size = min(1.0, self.ml / (KIDNEY_ML[0] * in_view), math.sqrt(KIDNEY_ML[1] / max(self.ml, 1e-6)))
         hu = np.clip(self.bright / max(brightest, LEAST_HU), 0.2, 1.0)
-        return float(size * hu * self.place * (1 - self.bony) ** 2 * self.probability)
+        return float(size * hu * self.place * self.level * (1 - self.bony) ** 2 * self.probability)
 
 
 def candidates(
@@ -192,7 +195,7 @@ def candidates(
         whole: where ``ranked`` lies if it is a part of the scan's own voxels.
         background_ZYX: probability of background, like ``ranked``.
     """
-    body, levels, native = Body.of(volume), Levels.of(volume.hu), np.array(volume.hu.shape)
+    body, native = Body.of(volume), np.array(volume.hu.shape)
     corner, lattice = (0, 0, 0), np.array(ranked.shape)
     if whole is not None:
         corner, lattice = tuple(one.start for one in whole), native
@@ -204,26 +207,26 @@ def candidates(
         inside = inside[:: max(1, len(inside) // MOST_POINTS)]
         points = np.stack(np.unravel_index(inside, ranked[box].shape), 1) + [one.start for one in box]
         sure = 1.0 if background_ZYX is None else 1.0 - float(background_ZYX[tuple(points.T)].mean())
-        found[rank] = _measured(ml, (points + corner + 0.5) / lattice, volume, body, levels.bone, sure)
+        found[rank] = _measured(ml, (points + corner + 0.5) / lattice, volume, body, sure)
     return found
 
 
-def _measured(
-    ml: float, shares: np.ndarray, volume: Volume, body: Body, bone_hu: float, probability: float
-) -> Candidate:
+def _measured(ml: float, shares: np.ndarray, volume: Volume, body: Body, probability: float) -> Candidate:
     """A candidate whose voxels lie at these shares of the scan's extent, (n, 3)."""
     hu = volume.hu[tuple((shares * volume.hu.shape).astype(int).T)]
     z, y, x = shares.mean(0).tolist()
-    middle, half, front, back, trunk = (body.at(one.name, shares[:, 0]) for one in fields(Body))
+    middle, half, front, back, trunk, _ = (body.at(one.name, shares[:, 0]) for one in fields(Body))
+    height_mm = volume.hu.shape[0] * volume.spacing[0]
     return Candidate(
         ml=ml,
-        height_mm=z * volume.hu.shape[0] * volume.spacing[0],
+        height_mm=z * height_mm,
         side=(x - middle) / half,
         depth=(y - front) / max(back - front, 1e-6),
         trunk=trunk,
         hu=float(np.median(hu)),
         bright=float(np.quantile(hu, 0.9)),
-        bony=float(np.mean(hu >= bone_hu)),
+        bony=float(np.mean(hu > BONE_HU)),
+        under_lungs_mm=(body.lungs_base - z) * height_mm,
         probability=probability,
     )
 
@@ -242,7 +245,7 @@ def most_alike(found: Mapping[int, Candidate], most: int, in_view: float = 1.0) 
     possible = sorted(rank for rank, one in found.items() if one.possible)
     if len(possible) <= most:
         return possible
-    soft = [rank for rank in possible if found[rank].bony < MOST_BONY] or possible
+    soft = [rank for rank in possible if found[rank].bony < MOST_BONY and found[rank].level > 0.5] or possible
     brightest = max(found[rank].hu for rank in soft)
     alike = {rank: found[rank].likeness(in_view, brightest) for rank in possible}
     best = sorted(sorted(possible, key=lambda rank: -alike[rank])[: max(most, MOST_CANDIDATES)])

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from kits.cascade.preprocess import Slices
 from kits.cascade.stage import Stage
+from kits.choices import KIDNEY
 from kits.geometry import Box, Grids, Region, Shape, Span, spans
 from kits.io.volume import Volume
 from kits.plan import OFFSETS, WINDOW_PX
@@ -25,6 +26,10 @@ Chunk = tuple[int, torch.Tensor]
 
 REACHES_MM2 = 50.0
 """A kidney that shows so much in a region's last slice goes on beyond it."""
+ALIKE_HU, ALIKE = 15.0, 0.25
+"""By how much, or by what share, the middle HU of a kidney differs from slice to slice."""
+LOOKS = 9
+"""Slices of a region whose kidney tells what is usual."""
 
 
 def segment(
@@ -75,13 +80,16 @@ def predict(slices: Slices, wanted: Sequence[Span], stage: Stage, step: float) -
         yield first, to_native_plane(probabilities, slices.shape, slices.hu_ZYX.shape)
 
 
-def beyond(labels: np.ndarray, regions: Sequence[Region], grids: Grids) -> tuple[list[Region], list[Region]]:
+def beyond(
+    labels: np.ndarray, regions: Sequence[Region], volume: Volume, grids: Grids
+) -> tuple[list[Region], list[Region]]:
     """Where kidneys go on beyond their regions' ends: stage 1 misses poles, and much of a kidney without contrast.
 
     Args:
         labels: uint8 (z, y, x) of the whole volume, 0 is background.
         regions: where stage 2 has looked.
-        grids: of the case.
+        volume: the CT; what has not the HU of the kidneys, such as a spleen beside one, is not followed.
+        grids: its grids.
 
     Returns:
         The regions, longer by ``plan.margin_mm`` at each end that a kidney reaches; and what ``segment`` has to look at
@@ -91,6 +99,10 @@ def beyond(labels: np.ndarray, regions: Sequence[Region], grids: Grids) -> tuple
     scale = np.array(plane) / grids.working.shape[1:]
     more = max(1, math.ceil(grids.plan.margin_mm / grids.native.spacing[0]))
     overlap = math.ceil(depth / grids.working.shape[0])  # what lies between two thicker slices needs both
+    looks = {z for region in regions for z in np.linspace(region.first, region.last - 1, LOOKS).astype(int).tolist()}
+    kidneys = [volume.hu[z][labels[z] == KIDNEY] for z in looks]
+    kidney_hu = [float(np.median(kidney)) for kidney in kidneys if kidney.size]
+    usual = float(np.median(kidney_hu)) if kidney_hu else math.nan
 
     def reaches(region: Region, at: int, following: int) -> bool:
         """Whether something is labelled there, where no other region shows the following slice."""
@@ -100,7 +112,11 @@ def beyond(labels: np.ndarray, regions: Sequence[Region], grids: Grids) -> tuple
             for corner in windows:
                 (top, left), (bottom, right) = np.multiply(corner, scale), np.add(corner, WINDOW_PX) * scale
                 seen[round(top) : round(bottom), round(left) : round(right)] = value
-        return bool(np.count_nonzero(labels[at][seen]) * math.prod(grids.native.spacing[1:]) >= REACHES_MM2)
+        kidney = seen & (labels[at] == KIDNEY)
+        count = np.count_nonzero(seen & (labels[at] > 0))
+        if kidney.any() and abs(np.median(volume.hu[at][kidney]) - usual) > max(ALIKE_HU, ALIKE * abs(usual)):
+            count -= np.count_nonzero(kidney)
+        return bool(count * math.prod(grids.native.spacing[1:]) >= REACHES_MM2)
 
     longer, new = [], []
     for region in regions:

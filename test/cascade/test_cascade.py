@@ -13,7 +13,7 @@ from torch import nn
 from kits import Cascade, Volume
 from kits.cascade.cascade import most_probable
 from kits.cascade.remarks import remarks
-from kits.cascade.segment import beyond
+from kits.cascade.segment import beyond as followed
 from kits.cascade.stage import PREPROCESSING, Stage, Wrap, mirrored
 from kits.errors import WeightsError
 from kits.geometry import Grids, Region
@@ -249,17 +249,26 @@ def test_a_kidney_is_followed_beyond_the_region_that_stage_1_gave_it(mode: str, 
 
 def test_following_looks_at_new_slices_alone_with_all_windows_that_see_them() -> None:
     labels = np.zeros((60, 128, 600), np.uint8)
-    grids = Grids.from_shape(labels.shape, (3.0, 0.8, 0.8), NATIVE)
+    volume = Volume.from_array(np.where(np.arange(600) < 5, -1000, 100) + labels.astype(np.int16), (3.0, 0.8, 0.8))
+    grids = Grids.of(volume, NATIVE)
+
+    def beyond(labels: np.ndarray, regions: list[Region]) -> tuple[list[Region], list[Region]]:
+        return followed(labels, regions, volume, grids)
+
     one, other = Region(10, 40, ((0, 0),)), Region(20, 30, ((0, 200),))
-    assert beyond(labels, [one, other], grids) == ([one, other], [])
+    assert beyond(labels, [one, other]) == ([one, other], [])
     labels[25:30, 40:60, 210:240] = 1  # both see it, and the first one goes on doing so
-    assert beyond(labels, [one, other], grids) == ([one, other], [])
+    assert beyond(labels, [one, other]) == ([one, other], [])
     labels[25:30, 40:60, 300:330] = 1
-    longer, shown = beyond(labels, [one, other], grids)
+    longer, shown = beyond(labels, [one, other])
     assert longer == [one, replace(other, last=35)]
     assert shown == [replace(one, first=29, last=35), replace(other, first=29, last=35)]
+    volume.hu[29, 40:60, 300:330] = 60
+    assert beyond(labels, [one, other]) == ([one, other], []), "the kidneys are brighter"
+    labels[29, 40:60, 300:330] = 2
+    assert beyond(labels, [one, other]) == (longer, shown), "a tumour may have any HU"
     labels[:, 40:60, 300:330] = 1
-    assert beyond(labels, [Region(0, 60, ((0, 200),))], grids)[1] == [], "the scan ends there"
+    assert beyond(labels, [Region(0, 60, ((0, 200),))])[1] == [], "the scan ends there"
 
 
 def test_progress_grows_to_one() -> None:

@@ -119,12 +119,29 @@ def test_where_no_kidney_can_be_none_is_found_and_a_sentence_says_so(volume: Vol
 def test_hips_are_no_kidneys_even_where_contrast_medium_is_missing_and_hu_are_cut_off(
     window: tuple[int, int], kidney_hu: int
 ) -> None:
-    hips = ball((45, 100, 60), 25) | ball((45, 100, 260), 25)
-    marrow = ball((45, 100, 60), 20) | ball((45, 100, 260), 20)
-    volume = trunk((KIDNEYS, kidney_hu), (hips, 450), (marrow, 210))
+    hips = ball((30, 100, 60), 25) | ball((30, 100, 260), 25)
+    marrow = ball((30, 100, 60), 20) | ball((30, 100, 260), 20)
+    lungs = tube(96, 90, 65, 60) | tube(96, 230, 65, 60)
+    lungs[:96] = False
+    volume = trunk((KIDNEYS, kidney_hu), (hips, 450), (marrow, 210), (lungs, LUNG))
     seen = replace(volume, hu=np.clip(volume.hu, *window))
     kept = clean((KIDNEYS | hips).astype(np.uint8), seen, Grids.of(seen, NATIVE))
     assert np.array_equal(kept > 0, KIDNEYS)
+
+
+def test_where_bone_is_seen_hips_are_no_kidneys_without_lungs_either() -> None:
+    hips, marrow = (ball((30, 100, 60), r) | ball((30, 100, 260), r) for r in (25, 20))
+    volume = trunk((KIDNEYS, 30), (hips, 450), (marrow, 210))
+    kept = clean((KIDNEYS | hips).astype(np.uint8), volume, Grids.of(volume, NATIVE))
+    assert np.array_equal(kept > 0, KIDNEYS)
+
+
+def test_the_lungs_base_is_told_where_lungs_are_and_nowhere_else() -> None:
+    lungs = tube(96, 90, 65, 60) | tube(96, 230, 65, 60)
+    lungs[:70] = False
+    gas = ball((60, 70, 160), 60) & (np.arange(SHAPE[0]) < 30)[:, None, None]
+    assert Body.of(trunk((lungs, LUNG), (gas, LUNG))).lungs_base == pytest.approx(0.7, abs=0.02)
+    assert np.isnan(Body.of(trunk((gas, LUNG))).lungs_base)
 
 
 def test_the_chest_is_known_by_its_lungs_even_where_hu_are_cut_off() -> None:
@@ -166,7 +183,7 @@ KNOWN = Candidate(ml=150.0, height_mm=200.0, side=-0.4, depth=0.65, trunk=1.0, h
 @pytest.mark.parametrize(
     "odd",
     [{"ml": 2000.0}, {"ml": 15.0}, {"side": 0.0}, {"side": -0.95}, {"depth": 0.3}, {"bright": 20.0},
-     {"probability": 0.6}],
+     {"bony": 0.5}, {"under_lungs_mm": 300.0}, {"under_lungs_mm": -50.0}, {"probability": 0.6}],
 )  # fmt: skip
 def test_each_oddity_makes_a_candidate_less_like_a_kidney(odd: dict[str, float]) -> None:
     assert replace(KNOWN, **odd).likeness(1.0, 150.0) < 0.8 * KNOWN.likeness(1.0, 150.0)
