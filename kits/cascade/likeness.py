@@ -82,9 +82,9 @@ class Body:
     @property
     def lungs_base(self) -> float:
         """The lowest slice with lungs, as a share of the scan's height; NaN where none are in view."""
-        runs = ndimage.find_objects(ndimage.label(self.air >= LUNGS[0])[0])
-        lungs = [run for (run,) in runs if self.air[run].max() >= LUNGS[1]]
-        return max(lungs, key=lambda run: run.stop - run.start).start / len(self.air) if lungs else math.nan
+        runs = np.flatnonzero(np.diff(self.air >= LUNGS[0], prepend=False, append=False)).reshape(-1, 2).tolist()
+        lungs = [(first, last) for first, last in runs if self.air[first:last].max() >= LUNGS[1]]
+        return max(lungs, key=lambda run: run[1] - run[0])[0] / len(self.air) if lungs else math.nan
 
 
 def air_levels(hu: np.ndarray) -> tuple[float, float]:
