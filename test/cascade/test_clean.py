@@ -71,9 +71,11 @@ def test_a_tumour_below_its_own_limit_becomes_kidney() -> None:
 
 
 @pytest.mark.parametrize("slices", [slice(0, 2), slice(18, 20)])
-def test_but_not_if_the_scan_ends_in_it(slices: slice) -> None:
-    labels = map_of((1, np.s_[:, 5:15, 5:15]), (2, np.s_[slices, 9:11, 9:11]))
-    assert (cleaned(labels, smallest_tumour_ml=100 * VOXEL_ML) == labels).all()
+def test_but_where_the_scan_ends_in_it_a_quarter_is_enough(slices: slice) -> None:
+    kidney = map_of((1, np.s_[:, 5:15, 5:15]))
+    labels = np.where(map_of((2, np.s_[slices, 9:11, 9:11])), 2, kidney).astype(np.uint8)  # 8 voxels
+    assert (cleaned(labels, smallest_tumour_ml=32 * VOXEL_ML) == labels).all()
+    assert (cleaned(labels, smallest_tumour_ml=33 * VOXEL_ML) == kidney).all()
 
 
 def test_the_smallest_tumour_is_a_millilitre_or_its_share_of_a_thin_scan_and_none_in_the_paper() -> None:
