@@ -17,7 +17,7 @@ from kits.io.volume import Volume
 BODY_MM = 4.0
 """Spacing at which the body is outlined; its outline needs no more."""
 BODY_HU, LUNG_HU, BONE_HU = -300, -400, 300
-"""Above the first lies the body, below the second what it holds of air, above the third bone (``Levels``)."""
+"""Above the first lies the body, below the second what it holds of air, above the third bone."""
 FAT_HU, ABOVE_FLOOR_HU = -120, 10
 """In a scan whose HU are cut off, but below the first, the lowest is air; the body begins so far above it."""
 MOST_LUNG, MOST_BONE, LEAST_MIDDLE = 0.3, 0.12, 0.3
@@ -151,11 +151,9 @@ class Candidate:
     @property
     def level(self) -> float:
         """How usual its height is, from ``FAR`` to 1; 1 where no lungs are in view."""
-        return (
-            1.0
-            if math.isnan(self.under_lungs_mm)
-            else float(np.interp(self.under_lungs_mm, UNDER_LUNGS_MM, (FAR, 1, 1, FAR)))
-        )
+        if math.isnan(self.under_lungs_mm):
+            return 1.0
+        return float(np.interp(self.under_lungs_mm, UNDER_LUNGS_MM, (FAR, 1, 1, FAR)))
 
     @property
     def place(self) -> float:
