@@ -71,7 +71,8 @@ class Body:
         """The outline of the body that a CT shows."""
         steps = [max(1, round(BODY_MM / mm)) for mm in volume.spacing]
         hu = volume.hu[:: steps[0], steps[1] // 2 :: steps[1], steps[2] // 2 :: steps[2]]
-        return cls(*np.transpose([_outline(one, *air_levels(hu)) for one in hu]))
+        levels = air_levels(hu)
+        return cls(*np.transpose([_outline(one, *levels) for one in hu]))
 
     def at(self, name: str, shares: np.ndarray) -> float:
         """One of the outline's figures in the slices at these shares of the scan's height; NaN without a body."""
