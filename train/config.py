@@ -199,6 +199,7 @@ class Config:
         seed: of everything random.
         modes: of the cascade that are to run it.
         classes: 3, or 4 to tell cysts from kidney.
+        only: what the names of those weights begin with that learn, such as ``cysts``; all others stay.
     """
 
     architecture: str
@@ -218,6 +219,7 @@ class Config:
     seed: int = 0
     modes: tuple[str, ...] = ("native", "paper")
     classes: Literal[3, 4] = 3
+    only: str = ""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kits.choices import CYST, KIDNEY
 from kits.errors import InputError, KitsError
 from kits.io.atomic import write_text
 from kits.normalisation import Normalisation
@@ -20,7 +19,7 @@ from . import workers
 from .config import Config, Data
 from .data.cache import load, may_train, read_index, split
 from .loop import CHECKPOINT, Material, Trainer
-from .optimise import with_classes
+from .optimise import CYSTS
 from .settings import to_toml
 from .validation import locate_kidneys
 
@@ -108,8 +107,8 @@ def average(
 ) -> None:
     """Write the mean of two networks' weights, which only makes sense of one and what it was trained on to.
 
-    Whom one of them learned from the mean knows, too; all else that it says of itself is the first one's. So is the
-    class of cysts in the last convolution, which the second may never have learned.
+    Whom one of them learned from the mean knows, too; all else that it says of itself is the first one's. So is what
+    tells cysts, which the second may never have learned.
 
     Args:
         first, second: weight files.
@@ -125,23 +124,22 @@ def average(
     for what in ("architecture", "role", "norm"):
         if getattr(one.info, what) != getattr(other.info, what):
             raise InputError(f"{first} and {second} differ in their {what}: a mean of their weights is no network.")
-    network = other.network
-    if other.info.classes < one.info.classes:
-        network = with_classes(network, other.info.architecture, one.info.classes)
-    theirs = network.state_dict()
-    last = [module for module in one.network.modules() if isinstance(module, nn.Conv2d) and module.bias is not None][-1]
-    assert last.bias is not None
-    # A Wide-UNet's last convolution gives each class four channels.
-    channels = len(last.bias) // one.info.classes
-    cysts = [own.detach()[CYST * channels :].clone() for own in (last.weight, last.bias)]
-    mean = {name: share * ours + (1 - share) * theirs[name] if ours.is_floating_point() else ours
-            for name, ours in one.network.state_dict().items()}  # fmt: skip
+    theirs = other.network.state_dict()
+    mean = {
+        name: share * ours + (1 - share) * theirs[name]
+        if ours.is_floating_point() and not name.startswith(CYSTS)
+        else ours
+        for name, ours in one.network.state_dict().items()
+    }
     one.network.load_state_dict(mean)
-    with torch.no_grad():
-        for own, kept in zip((last.weight, last.bias), cysts, strict=True):
-            own[CYST * channels :] = kept
-        added = torch.tensor((*logits, logits[KIDNEY])[: one.info.classes])  # to cysts as to kidney
-        last.bias += added.repeat_interleave(channels)
+    last = [
+        module
+        for name, module in one.network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.bias is not None and not name.startswith(CYSTS)
+    ][-1]
+    assert last.bias is not None
+    with torch.no_grad():  # a Wide-UNet's last convolution gives each class four channels
+        last.bias += torch.tensor(logits).repeat_interleave(len(last.bias) // len(logits))
     held_out = None
     if one.info.held_out is not None and other.info.held_out is not None:
         held_out = tuple(patient for patient in one.info.held_out if patient in other.info.held_out)

@@ -37,7 +37,7 @@ from .data.cache import Scan
 from .data.sampling import Box, Emphasis, draw_batch, find_sites
 from .journal import Journal
 from .losses import kernel_penalty, loss
-from .optimise import initialised, optimiser_of, set_modes, with_classes
+from .optimise import initialised, optimiser_of, set_modes, with_cysts
 from .validation import validate
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ class Trainer:
         )
         network = before.network if before else initialised(config)
         if before and before.info.classes < config.classes:
-            network = with_classes(network, before.info.architecture, config.classes)
-        network.requires_grad_()
+            network = with_cysts(network, before.info.architecture)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(config.only))
         # Tensor.to knows memory formats, but torch's own annotations of Module.to leave them out.
         self.network: nn.Module = network.to(
             self.engine.device,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kits.choices import KIDNEY
 from kits.networks import ARCHITECTURES
 
 from .config import Config, Schedule
 
-FEWER_CYSTS = 2.0
-"""By how much a new class' logits begin lower than kidney's."""
+CYSTS = "cysts"
+"""What the names of the weights begin with that tell cysts apart."""
 
 
 def initialised(config: Config) -> nn.Module:
@@ -28,30 +27,23 @@ def initialised(config: Config) -> nn.Module:
     return network
 
 
-def with_classes(network: nn.Module, architecture: str, classes: int) -> nn.Module:
-    """A network that knows three classes as one of so many: cysts begin as kidney does, but less likely."""
-    wider = ARCHITECTURES[architecture](classes)
-    before = network.state_dict()
-    state = {}
-    for name, tensor in wider.state_dict().items():
-        own = before[name]
-        if own.shape != tensor.shape:  # the last convolution's: an equal part of its channels for each class
-            kidney = own.chunk(3)[KIDNEY]
-            own = torch.cat([own, kidney - FEWER_CYSTS if own.ndim == 1 else kidney])
-        state[name] = own
-    wider.load_state_dict(state)
+def with_cysts(network: nn.Module, architecture: str) -> nn.Module:
+    """A network that knows three classes with a branch for the fourth, which has learned nothing yet."""
+    wider = ARCHITECTURES[architecture](4)
+    wider.load_state_dict(wider.state_dict() | network.state_dict())
     return wider
 
 
 def optimiser_of(
     network: nn.Module, how: Schedule, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimiser and its learning-rate schedule."""
+    """The optimiser of what is to learn, and its learning-rate schedule."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser: torch.optim.Optimizer
     if how.optimiser == "adam":
-        optimiser = torch.optim.Adam(network.parameters(), how.learning_rate)
+        optimiser = torch.optim.Adam(learning, how.learning_rate)
     else:
-        optimiser = torch.optim.AdamW(network.parameters(), how.learning_rate, weight_decay=how.weight_decay)
+        optimiser = torch.optim.AdamW(learning, how.learning_rate, weight_decay=how.weight_decay)
     if how.one_cycle:
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(
             optimiser, how.learning_rate, total_steps=steps, pct_start=0.15
@@ -60,8 +52,10 @@ def optimiser_of(
 
 
 def set_modes(network: nn.Module, dropout: bool) -> None:
-    """Training mode, with or without dropout."""
+    """Training mode, with or without dropout; batch norms that do not learn keep their statistics."""
     network.train()
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.train(dropout)
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()

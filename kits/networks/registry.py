@@ -21,27 +21,35 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 class Architecture:
     """A kind of network; called with its number of classes, it makes one with its initial weights.
 
+    Raises ``ValueError`` there if it does not know so many.
+
     Args:
         name: what weight files call it.
         title: what people call it.
         mode: which mode runs weights that are trained with it, unless the training says otherwise.
         module: its class.
+        tells_cysts: whether it can tell them from kidney, as a fourth class.
     """
 
     name: str
     title: str
     mode: Mode
     module: type[nn.Module]
+    tells_cysts: bool = False
 
     def __call__(self, classes: int = 3) -> nn.Module:
-        return self.module(classes=classes)
+        if classes == 3:
+            return self.module()
+        if classes == 4 and self.tells_cysts:
+            return self.module(cysts=True)
+        raise ValueError(f"a {self.title} knows {'3 or 4' if self.tells_cysts else '3'} classes, not {classes}")
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
 """By name."""
 
 
-def register(name: str, title: str, mode: Mode) -> Callable[[Module], Module]:
+def register(name: str, title: str, mode: Mode, tells_cysts: bool = False) -> Callable[[Module], Module]:
     """Make a class of networks known; ``Architecture`` says what the arguments are.
 
     Example:
@@ -55,7 +63,7 @@ def register(name: str, title: str, mode: Mode) -> Callable[[Module], Module]:
     def note(module: Module) -> Module:
         if name in ARCHITECTURES:
             raise ValueError(f"two networks are called {name!r}: {ARCHITECTURES[name].module} and {module}")
-        ARCHITECTURES[name] = Architecture(name, title, mode, module)
+        ARCHITECTURES[name] = Architecture(name, title, mode, module, tells_cysts)
         return module
 
     return note

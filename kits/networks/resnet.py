@@ -41,7 +41,7 @@ class ResNet(nn.Module):
     background, kidney and tumour for the central slice, ``(batch, 3, rows, columns)``.
     """
 
-    def __init__(self, channels: int = 5, classes: int = 3) -> None:
+    def __init__(self, channels: int = 5) -> None:
         super().__init__()
         self.encode = nn.Sequential(
             nn.Conv2d(channels, 16, 7, padding=3),
@@ -52,7 +52,7 @@ class ResNet(nn.Module):
         self.decode = nn.Sequential(
             nn.ConvTranspose2d(64, 64, 2, stride=2),
             nn.ConvTranspose2d(64, 32, 2, stride=2),
-            nn.Conv2d(32, classes, 7, padding=3),
+            nn.Conv2d(32, 3, 7, padding=3),
         )
 
     def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ class ResUNet(nn.Module):
     background, kidney and tumour for the central slice, ``(batch, 3, rows, columns)``.
     """
 
-    def __init__(self, channels: int = 5, classes: int = 3) -> None:
+    def __init__(self, channels: int = 5) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, 8, 3, padding=1)
         self.block1 = ResBlock(8, 16)
@@ -67,7 +67,7 @@ class ResUNet(nn.Module):
         self.block7 = Up(128, 64)
         self.block8 = Up(64, 32)
         self.block9 = Up(32, 16)
-        self.head = nn.Conv2d(16, classes, 1)
+        self.head = nn.Conv2d(16, 3, 1)
 
     def forward(self, x_BCYX: torch.Tensor) -> torch.Tensor:
         skip1 = self.block1(self.stem(x_BCYX))
