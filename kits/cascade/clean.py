@@ -109,6 +109,15 @@ def keep_kidneys(found: Labelled) -> None:
     labels[~np.isin(merged, kept)] = 0
 
 
+def masses_of_one_kind(found: Labelled) -> None:
+    """A mass is tumour or cyst, whichever most of it was called: a tumour's dead core looks like a cyst."""
+    masses, boxes = components(found.labels >= TUMOUR, 1)
+    for rank, box in enumerate(boxes, start=1):
+        mask, labels = masses[box] == rank, found.labels[box]
+        cysts = np.count_nonzero(labels[mask] == CYST)
+        labels[mask] = CYST if 2 * cysts > np.count_nonzero(mask) else TUMOUR
+
+
 def small_tumours_to_kidney(found: Labelled) -> None:
     """Tumour below its own limit is kidney; of what the scan's first or last slice cuts a part is enough.
 
@@ -143,7 +152,13 @@ def cysts_to_kidney(found: Labelled) -> None:
         found.labels[found.labels == CYST] = KIDNEY
 
 
-RULES: tuple[Rule, ...] = (keep_kidneys, small_tumours_to_kidney, water_to_cyst, cysts_to_kidney)
+RULES: tuple[Rule, ...] = (
+    keep_kidneys,
+    masses_of_one_kind,
+    small_tumours_to_kidney,
+    water_to_cyst,
+    cysts_to_kidney,
+)
 
 
 def is_water(hu: np.ndarray, mask: np.ndarray, spacing: Spacing) -> bool:

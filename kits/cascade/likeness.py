@@ -22,6 +22,8 @@ FAT_HU, ABOVE_FLOOR_HU = -120, 10
 """In a scan whose HU are cut off, but below the first, the lowest is air; the body begins so far above it."""
 MOST_LUNG, MOST_BONE, LEAST_MIDDLE = 0.3, 0.12, 0.3
 """Shares of a slice of the trunk below the heart: air at most, bone at most, and body in the middle at least."""
+SPINE_HU, SPINE_PX = 250, 8
+"""Vertebrae are brighter, even where HU are cut off; so many pixels of ``BODY_MM`` of one tell where it lies."""
 TISSUE_HU = (-200.0, 500.0)
 """The middle HU of kidneys, of fatty tumours and of contrast medium in the pelvis lie between; lung and bone do not."""
 KIDNEY_ML = (60.0, 350.0)
@@ -57,6 +59,7 @@ class Body:
         front, back: along y.
         trunk: 1 where it looks like a slice of the trunk below the heart, 0 in head, chest and legs.
         air: air's share of the body.
+        spine: how far behind the front, of the way to the back, lies what is bright near the middle line; NaN if nothing.
     """
 
     middle: np.ndarray
@@ -65,6 +68,7 @@ class Body:
     back: np.ndarray
     trunk: np.ndarray
     air: np.ndarray
+    spine: np.ndarray
 
     @classmethod
     def of(cls, volume: Volume) -> Body:
@@ -102,7 +106,7 @@ def _outline(hu: np.ndarray, body_hu: float, air_hu: float) -> tuple[float, ...]
     parts = cc3d.connected_components(opened, connectivity=4)
     sizes = np.bincount(parts.ravel())[1:]
     if not sizes.size:
-        return (math.nan,) * 6
+        return (math.nan,) * len(fields(Body))
     body = np.isin(parts, 1 + np.flatnonzero(sizes >= sizes.max() / 4))
     rows, columns = np.nonzero(body)
     left, right = np.quantile(columns, (0.01, 0.99)).tolist()
@@ -113,7 +117,15 @@ def _outline(hu: np.ndarray, body_hu: float, air_hu: float) -> tuple[float, ...]
     air, bone = float(np.mean(inside <= air_hu)), np.mean(inside > BONE_HU)
     trunk = air <= MOST_LUNG and bone <= MOST_BONE and central.mean() >= LEAST_MIDDLE
     height, width = body.shape
-    return (middle + 0.5) / width, half / width, (front + 0.5) / height, (back + 0.5) / height, float(trunk), air
+    extent = (middle + 0.5) / width, half / width, (front + 0.5) / height, (back + 0.5) / height
+    return *extent, float(trunk), air, _spine(hu, rows, columns, middle, half)
+
+
+def _spine(hu: np.ndarray, rows: np.ndarray, columns: np.ndarray, middle: float, half: float) -> float:
+    """How far behind the front lies what is bright near the middle line, of the body's pixels (rows, columns)."""
+    bright = rows[(hu[rows, columns] > SPINE_HU) & (np.abs(columns - middle) <= half / 3)]
+    front, back = np.quantile(rows, (0.01, 0.99)).tolist()
+    return float((bright.mean() - front) / max(back - front, 1)) if bright.size >= SPINE_PX else math.nan
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ class Candidate:
         bony: share of its voxels that are as bright as bone.
         under_lungs_mm: how far its centre lies under the lungs' base; NaN where no lungs are in view.
         probability: mean probability of kidney or tumour; 1 where nobody told.
+        spine: where the spine lies in its slices, as its own depth; NaN where none is seen.
     """
 
     ml: float
@@ -143,6 +156,7 @@ class Candidate:
     bony: float = 0.0
     under_lungs_mm: float = math.nan
     probability: float = 1.0
+    spine: float = math.nan
 
     @property
     def possible(self) -> bool:
@@ -214,7 +228,7 @@ def _measured(ml: float, shares: np.ndarray, volume: Volume, body: Body, probabi
     """A candidate whose voxels lie at these shares of the scan's extent, (n, 3)."""
     hu = volume.hu[tuple((shares * volume.hu.shape).astype(int).T)]
     z, y, x = shares.mean(0).tolist()
-    middle, half, front, back, trunk, _ = (body.at(one.name, shares[:, 0]) for one in fields(Body))
+    middle, half, front, back, trunk, _, spine = (body.at(one.name, shares[:, 0]) for one in fields(Body))
     height_mm = volume.hu.shape[0] * volume.spacing[0]
     return Candidate(
         ml=ml,
@@ -227,6 +241,7 @@ def _measured(ml: float, shares: np.ndarray, volume: Volume, body: Body, probabi
         bony=float(np.mean(hu > BONE_HU)),
         under_lungs_mm=(body.lungs_base - z) * height_mm,
         probability=probability,
+        spine=spine,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kits.cascade.clean import ENHANCED_HU, Labelled
 from kits.cascade.components import components
-from kits.cascade.likeness import Candidate, candidates
+from kits.cascade.likeness import UNDER_LUNGS_MM, Candidate, candidates
 from kits.choices import KIDNEY, TUMOUR
 from kits.geometry import KIDNEY_MM, Box, Grids, Region, translated
 from kits.io.remark import Remark
@@ -24,6 +24,8 @@ LEAST_PLACE = 0.6
 """``Candidate.place`` of what lies where few kidneys do."""
 FAR_APART_MM = 100.0
 """How far one kidney's centre hardly ever lies above the other's."""
+SPINE_DEPTH = 0.45
+"""How far behind the body's front, of the way to its back, the spine lies at least: in 27 scans 0.58 to 0.79."""
 USUAL_HU = (0.0, 350.0)
 """The middle HU of kidneys."""
 
@@ -78,6 +80,7 @@ def remarks(labels: np.ndarray, regions: Sequence[Region], volume: Volume, grids
             text = "A kidney is cut by the first or the last slice of the scan: its volume is incomplete."
             found.append(Remark("cut-kidney", text))
         found += [*_on_contrast(shown.kidney_hu, kidneys), *_on_kidneys(kidneys), *_on_pairs(kidneys)]
+        found += _on_orientation(kidneys)
     return [*found, *_on_stages(kidneys, regions, grids)]
 
 
@@ -136,6 +139,16 @@ def _on_pairs(kidneys: Sequence[Kidney]) -> Iterator[Remark]:
             yield Remark("far-kidney", f"One kidney lies far above the other: look at the {one.name} and {other.name}.")
         elif one.measured.side * other.measured.side > 0:
             yield Remark("far-kidney", f"Two kidneys on one side: look at the {one.name} and {other.name}.")
+
+
+def _on_orientation(kidneys: Sequence[Kidney]) -> Iterator[Remark]:
+    """Where the scan seems to lie otherwise than its header says."""
+    remedy = "If its header is wrong, the labels are not to be trusted: mend it, and run the scan again."
+    if any(one.measured.spine < SPINE_DEPTH for one in kidneys):
+        yield Remark("front-to-back", f"The spine seems to lie in front, as if front and back were exchanged. {remedy}")
+    if any(one.measured.under_lungs_mm < UNDER_LUNGS_MM[0] for one in kidneys):
+        text = f"A kidney seems to lie above the lungs, as if head and feet were exchanged. {remedy}"
+        yield Remark("head-to-feet", text)
 
 
 def _on_stages(kidneys: Sequence[Kidney], regions: Sequence[Region], grids: Grids) -> Iterator[Remark]:

@@ -177,6 +177,15 @@ def test_each_lesion_is_judged_by_itself() -> None:
     assert (cleaned(labels, hu, water_is_cyst=True) == expected).all()
 
 
+@pytest.mark.parametrize(("core", "kind"), [(np.s_[7:13, 7:13, 7:13], 2), (np.s_[5:15, 5:12, 5:15], 3)])
+def test_a_mass_is_what_most_of_it_is(core: tuple[slice, slice, slice], kind: int) -> None:
+    labels = map_of((1, np.s_[2:18, 2:38, 2:38]), (2, CUBE), (3, core), (3, np.s_[5:10, 25:30, 25:30]))
+    expected = labels.copy()
+    expected[CUBE] = kind
+    assert (cleaned(labels, cysts_apart=True) == expected).all(), "what lies apart stays what it is"
+    assert (cleaned(labels) == np.where(expected == 3, 1, expected)).all()
+
+
 @pytest.mark.parametrize("labels", [map_of(), map_of((2, CUBE)), map_of((1, CUBE))])
 def test_without_a_kidney_or_a_tumour_no_cyst_is_sought(labels: np.ndarray) -> None:
     assert (cleaned(labels, water_is_cyst=True) == labels).all()

@@ -87,6 +87,26 @@ def test_two_kidneys_whose_hu_do_not_fit_are_named() -> None:
     )
 
 
+SPINE, LUNGS = np.s_[:, 70:96, 88:112], np.s_[46:60, 20:90, 24:176]
+
+
+@pytest.mark.parametrize(
+    ("axis", "code", "said"),
+    [(0, "head-to-feet", "above the lungs"), (1, "front-to-back", "spine seems to lie in front")],
+)
+def test_a_scan_that_lies_otherwise_than_its_header_says_is_told(axis: int, code: str, said: str) -> None:
+    shapes = ((0, SPINE, 400), (0, LUNGS, -800), (1, RIGHT, KIDNEY), (1, LEFT, KIDNEY))
+    assert told(*shapes, base=False) == []
+
+    def turned(place: tuple[slice, ...]) -> tuple[slice, ...]:
+        start, stop, _ = place[axis].indices(SHAPE[axis])
+        return tuple(slice(SHAPE[axis] - stop, SHAPE[axis] - start) if n == axis else one for n, one in enumerate(place))
+
+    found = told(*((label, turned(place), hu) for label, place, hu in shapes), base=False)
+    assert [one for one in found if one.code == code and said in one]
+    assert "mend it" in " ".join(found)
+
+
 def test_where_the_stages_disagree_is_told() -> None:
     right, left = Region(15, 50, ((20, 0),)), Region(15, 50, ((20, 150),))
     assert told(regions=(right, left)) == []

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import kits.networks
@@ -55,3 +56,11 @@ def test_two_networks_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two networks are called 'res-net'"):
         register("res-net", title="Another", mode=Mode.PAPER)(nn.Identity)
     assert ARCHITECTURES["res-net"].module is ResNet
+
+
+def test_a_network_that_knows_no_cysts_is_not_made_with_them() -> None:
+    stacks = torch.zeros(1, 5, 32, 32)
+    assert ARCHITECTURES["wide-unet"](4).eval()(stacks).shape == (1, 4, 32, 32)
+    for name, classes in (("res-unet", 4), ("res-net", 2), ("wide-unet", 5)):
+        with pytest.raises(ValueError, match=f"not {classes}"):
+            ARCHITECTURES[name](classes)

@@ -289,12 +289,17 @@ def test_a_case_that_cannot_be_used_is_exit_status_1(tmp_path: Path) -> None:
 
 
 def test_a_network_that_learned_of_cysts_is_averaged_with_one_that_did_not(tmp_path: Path) -> None:
-    start = trainer(folder=tmp_path / "start")
+    small = replace(SMALL, architecture="wide-unet")
+    start = trainer(small, tmp_path / "start")
     save_weights(tmp_path / "start.safetensors", start.network, start.info)
-    wider = trainer(replace(SMALL, classes=4), tmp_path / "run", start=tmp_path / "start.safetensors")
+    wider = trainer(replace(small, classes=4), tmp_path / "run", start=tmp_path / "start.safetensors")
+    with torch.no_grad():
+        for parameter in wider.network.parameters():
+            parameter += 0.5
     save_weights(tmp_path / "wider.safetensors", wider.network, wider.info)
     average(tmp_path / "wider.safetensors", tmp_path / "start.safetensors", tmp_path / "mean.safetensors")
     mean, one = load_member(tmp_path / "mean.safetensors"), load_member(tmp_path / "wider.safetensors")
     assert mean.info.classes == 4
-    for got, wanted in zip(mean.network.parameters(), one.network.parameters(), strict=True):
-        assert torch.allclose(got, wanted, atol=1e-3), "it has learned nothing yet"
+    for (name, got), wanted in zip(mean.network.named_parameters(), one.network.parameters(), strict=True):
+        shift = 0.0 if name.startswith("cysts") else 0.25
+        assert torch.allclose(got, wanted - shift, atol=2e-3), name

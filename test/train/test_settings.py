@@ -171,6 +171,7 @@ regions = "true"
         ('[[res-net.phases]]\npatches = 3\n', "patches"),
         ('[res-net.loss.terms]\nfocal = 1.0\n', "no loss focal; known are cross-entropy, dice"),
         ('[res-net]\narchitecture = "res-nett"\n', "no architecture res-nett; known are"),
+        ('[res-net]\nclasses = 4\n', "res-net does not tell cysts apart; set classes = 3, or take wide-unet"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_told_in_words(tmp_path: Path, text: str, words: str) -> None:
