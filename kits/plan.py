@@ -54,6 +54,7 @@ class Plan:
         likeness: components are taken for kidneys by how much they look like one (place, size, HU, a partner), and
             none that cannot be one; else by size alone.
         at_most_kidneys: of the final components only the ``kidneys`` largest, or most alike, stay.
+        neck_mm: what hangs on a kidney by no more than that is none of it; 0 lets all stay.
         tumour_needs_kidney: tumour that touches no kidney goes, unless the scan's first or last slice cuts it.
         smallest_tumour_ml: what is called tumour and is smaller counts as kidney; 0 lets all stay.
         water_is_cyst: what is called tumour and looks like water is a cyst.
@@ -83,6 +84,7 @@ class Plan:
     scale_thin_scans: bool = False
     likeness: bool = False
     at_most_kidneys: bool = False
+    neck_mm: float = 0.0
     tumour_needs_kidney: bool = True
     smallest_tumour_ml: float = 0.0
     water_is_cyst: bool = False
@@ -94,7 +96,7 @@ class Plan:
         for name in ("look_every", "kidneys"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("margin_mm", "follow", "smallest_voxels", "smallest_tumour_ml", "members"):
+        for name in ("margin_mm", "follow", "smallest_voxels", "neck_mm", "smallest_tumour_ml", "members"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 < self.finest_mm <= self.typical_mm <= self.coarsest_mm < float("inf"):
@@ -174,6 +176,7 @@ NATIVE = Plan(
     scale_thin_scans=True,
     likeness=True,
     at_most_kidneys=True,
+    neck_mm=10.0,
     smallest_tumour_ml=1.0,
     water_is_cyst=True,
 )

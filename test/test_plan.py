@@ -24,6 +24,7 @@ KIDNEY = np.s_[10:30, 2:22, 2:22]  # 8000 voxels
 BESIDE = np.s_[10:30, 2:22, 40:60]
 BELOW = np.s_[10:29, 40:60, 2:22]
 INSIDE = np.s_[15:25, 6:16, 6:16]
+NECK = np.s_[19:21, 22:40, 10:14]
 SPECK = np.s_[15:17, 6:8, 6:8]
 
 
@@ -92,6 +93,7 @@ EFFECTS: dict[str, tuple[object, Callable[[Plan], object]]] = {
     "scale_thin_scans": (True, lambda plan: cleaned(plan, (1, np.s_[:, 2:22, 2:22]), depth=5)),
     "likeness": (True, lambda plan: cleaned(plan, (1, KIDNEY), bone=True)),
     "at_most_kidneys": (True, lambda plan: cleaned(plan, (1, KIDNEY), (1, BESIDE), (1, BELOW))),
+    "neck_mm": (10.0, lambda plan: cleaned(plan, (1, KIDNEY), (1, NECK), (1, BELOW))),
     "tumour_needs_kidney": (False, lambda plan: cleaned(plan, (1, KIDNEY), (2, BESIDE))),
     "smallest_tumour_ml": (1.0, lambda plan: cleaned(replace(plan, water_is_cyst=False), (1, KIDNEY), (2, SPECK))),
     "water_is_cyst": (True, lambda plan: cleaned(plan, (1, KIDNEY), (2, INSIDE))),

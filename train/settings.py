@@ -124,7 +124,8 @@ def _config(network: str, preset: str, settings: dict[str, Any], changes: dict[s
             raise InputError(f"{network}: there is no {what} {', '.join(strange)}; known are {', '.join(known)}.")
     if config.classes > 3 and not ARCHITECTURES[config.architecture].tells_cysts:
         able = ", ".join(name for name, one in ARCHITECTURES.items() if one.tells_cysts)
-        raise InputError(f"{network}: {config.architecture} does not tell cysts apart; set classes = 3, or take {able}.")
+        text = f"{config.architecture} does not tell cysts apart; set classes = 3, or take {able}."
+        raise InputError(f"{network}: {text}")
     return config
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from kits.cascade.components import components
+from kits.cascade.components import components, pieces
 from kits.cascade.likeness import candidates, most_alike
 from kits.choices import CYST, KIDNEY, TUMOUR
-from kits.geometry import Box, Grids, Spacing, bounding_box
+from kits.geometry import Box, Grids, Spacing, bounding_box, translated
 from kits.io.volume import Volume
 
 WATER_HU = 18.0
@@ -27,6 +27,8 @@ ENHANCED_HU = 60.0
 """Kidneys that contrast medium has reached are brighter; in others a tumour can be nearly as dark as a cyst."""
 CUT = 0.25
 """Part of a tumour that has to be in view where the scan ends in it."""
+PIECE_ML = 3.0
+"""Smaller pieces stay: a kidney has bumps."""
 RIM_MM = 1.5
 """Where a lesion's border is blurred with what lies around it."""
 
@@ -85,6 +87,34 @@ def clean(labels: np.ndarray, volume: Volume, grids: Grids) -> np.ndarray:
         for rule in RULES:
             rule(found)
     return labels
+
+
+def cut_necks(found: Labelled) -> None:
+    """What hangs on a kidney by a neck is bowel or spleen, and goes, unless most of it is tumour.
+
+    Of a component's pieces the one that looks most like a kidney stays, and what lies on the body's other side, as in a
+    horseshoe kidney.
+    """
+    plan, spacing = found.grids.plan, found.grids.native.spacing
+    if not plan.neck_mm:
+        return
+    least = PIECE_ML * 1000 / math.prod(spacing)
+    merged, boxes = components(found.labels > 0, 2 * least)
+    for rank, box in enumerate(boxes, start=1):
+        numbered, own = pieces(merged[box] == rank, spacing, plan.neck_mm)
+        if len(own) < 2:
+            continue
+        labels = found.labels[box]
+        healthy = {
+            piece: part
+            for piece, part in enumerate(own, start=1)
+            if 2 * np.count_nonzero(labels[part][numbered[part] == piece] == KIDNEY) > (numbered[part] == piece).sum()
+        }
+        measured = candidates(numbered, healthy, found.volume, translated(box, found.box))
+        for kidney in most_alike(measured, 1, found.grids.kidney_in_view):
+            for piece, one in measured.items():
+                if piece != kidney and one.ml >= PIECE_ML and not one.side * measured[kidney].side < 0:
+                    labels[numbered == piece] = 0
 
 
 def keep_kidneys(found: Labelled) -> None:
@@ -153,6 +183,7 @@ def cysts_to_kidney(found: Labelled) -> None:
 
 
 RULES: tuple[Rule, ...] = (
+    cut_necks,
     keep_kidneys,
     masses_of_one_kind,
     small_tumours_to_kidney,

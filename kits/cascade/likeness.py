@@ -59,7 +59,7 @@ class Body:
         front, back: along y.
         trunk: 1 where it looks like a slice of the trunk below the heart, 0 in head, chest and legs.
         air: air's share of the body.
-        spine: how far behind the front, of the way to the back, lies what is bright near the middle line; NaN if nothing.
+        spine: how far from front (0) to back (1) what is bright near the middle line lies; NaN where nothing is.
     """
 
     middle: np.ndarray

@@ -4,7 +4,7 @@ At full resolution the Res-UNet spends half of its time on a few channels of man
 strided stem folds the slice's detail into 32 channels, skips are added instead of concatenated, and the last
 convolution gives four pixels at once, so that the same seconds hold twice as many steps of training.
 
-Cysts are few, so a branch of its own tells them: it can learn alone, and nothing that is not a mass becomes other by it.
+Cysts are few, so a branch of its own tells them: it can learn alone, and what is background stays so.
 
 Tensor names end in their dimensions: B batch, C channels, Y rows, X columns.
 """
@@ -87,7 +87,8 @@ class Cysts(nn.Module):
             nn.PixelShuffle(2),
         )
         last = self.at_half[-2]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, FEW_CYSTS)
 

@@ -131,6 +131,40 @@ def test_the_bounding_box_is_tight() -> None:
     assert bounding_box(map_of() > 0) is None
 
 
+# Necks
+
+RIGHT, BRIDGE = np.s_[4:36, 10:34, 8:32], np.s_[16:18, 20:24, 32:60]
+BESIDE, ACROSS, NEAR = np.s_[8:30, 8:30, 36:56], np.s_[4:36, 10:34, 60:84], np.s_[14:24, 15:25, 32:36]
+
+
+@pytest.mark.parametrize(
+    ("label", "place", "bridge", "stays"),
+    [
+        (1, BESIDE, np.s_[16:18, 20:24, 32:36], False),
+        (2, BESIDE, np.s_[16:18, 20:24, 32:36], True),
+        (1, BESIDE, NEAR, True),
+        (1, ACROSS, BRIDGE, True),
+    ],
+    ids=["by a neck", "a tumour", "broadly", "the other half of a horseshoe"],
+)
+def test_what_hangs_on_a_kidney_by_a_neck_goes(
+    label: int, place: tuple[slice, ...], bridge: tuple[slice, ...], stays: bool
+) -> None:
+    mm = (3.0, 1.6, 1.6)
+    kidney = map_of((1, RIGHT), (1, bridge), shape=(40, 44, 92))
+    labels = kidney.copy()
+    labels[place] = label
+    hu = np.full(labels.shape, -1000)
+    hu[:, 2:42, 2:90] = 30
+    hu[kidney > 0] = 150
+    hu[place] = 90
+    volume = Volume.from_array(hu.astype(np.int16), mm, "scan")
+    for plan, kept in ((replace(BARE, neck_mm=10.0), stays), (BARE, True)):
+        left = clean(labels.copy(), volume, Grids.of(volume, plan))
+        assert (left[RIGHT] == 1).all()
+        assert (left[place] == (label if kept else 0)).mean() > 0.95
+
+
 # Cysts
 
 LESION = np.s_[8:13, 12:32, 12:32]

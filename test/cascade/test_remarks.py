@@ -100,7 +100,8 @@ def test_a_scan_that_lies_otherwise_than_its_header_says_is_told(axis: int, code
 
     def turned(place: tuple[slice, ...]) -> tuple[slice, ...]:
         start, stop, _ = place[axis].indices(SHAPE[axis])
-        return tuple(slice(SHAPE[axis] - stop, SHAPE[axis] - start) if n == axis else one for n, one in enumerate(place))
+        other = slice(SHAPE[axis] - stop, SHAPE[axis] - start)
+        return (*place[:axis], other, *place[axis + 1 :])
 
     found = told(*((label, turned(place), hu) for label, place, hu in shapes), base=False)
     assert [one for one in found if one.code == code and said in one]

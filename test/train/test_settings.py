@@ -9,6 +9,7 @@ from kits.errors import InputError
 from test.train.made import DATA, SMALL
 from train import loop
 from train.config import Data, Source
+from train.optimise import CYSTS
 from train.presets import PRESETS
 from train.recipe import recipe_of, steps_of
 from train.settings import config_of, data_in, data_of, phases_of, read_settings, to_toml
@@ -118,6 +119,15 @@ def test_the_ensembles_recipe_trains_a_network_of_four_classes_for_each_part() -
     assert (goes_on.config.classes, goes_on.config.by_tumour) == (4, 0.7)
     assert (goes_on.start, goes_on.average_share) == (goes_on.average_with, 0.5)
     assert [step.needs for step in steps_of(recipe.phases)] == [set(), set()]
+
+
+def test_in_the_last_recipe_the_branch_for_cysts_learns_after_all_else() -> None:
+    recipe = recipe_of("best", read_settings(RECIPES / "contrast.toml"))
+    before, cysts = recipe.phases["wide-unet2"]
+    assert (before.config.classes, before.config.only) == (3, "")
+    assert (cysts.config.classes, cysts.config.only, cysts.start) == (4, CYSTS, "")
+    shares = {source.path.name: source.share for source in data_in(cysts, recipe.data).sources}
+    assert (shares["kits23_slices"], shares["far"]) == (0.42, 0.0)
 
 
 def test_a_phase_changes_its_network_alone_and_starts_where_it_is_told(tmp_path: Path) -> None:
