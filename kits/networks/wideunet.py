@@ -4,7 +4,7 @@ At full resolution the Res-UNet spends half of its time on a few channels of man
 strided stem folds the slice's detail into 32 channels, skips are added instead of concatenated, and the last
 convolution gives four pixels at once, so that the same seconds hold twice as many steps of training.
 
-Cysts are few, so a branch of its own tells them: it can learn alone, and what is background stays so.
+Cysts are few, so a branch of its own tells them: it can learn alone, and background and tumour stay so.
 
 Tensor names end in their dimensions: B batch, C channels, Y rows, X columns.
 """
@@ -70,7 +70,7 @@ class WideUNet(nn.Module):
 
 
 class Cysts(nn.Module):
-    """How much of what is kidney, or tumour, is cyst: a branch of what the decoder holds at 1/8, 1/4 and 1/2."""
+    """How much of what is kidney is cyst: a branch of what the decoder holds at 1/8, 1/4 and 1/2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -108,4 +108,4 @@ class Cysts(nn.Module):
         x_BCYX = self.at_half(torch.cat([x_BCYX, half_BCYX, functional.avg_pool2d(slices_BCYX, 2)], dim=1))
         background, kidney, tumour = logits_BCYX.float().chunk(3, dim=1)
         cyst, other = functional.logsigmoid(x_BCYX.float()), functional.logsigmoid(-x_BCYX.float())
-        return torch.cat([background, kidney + other, tumour + other, torch.logaddexp(kidney, tumour) + cyst], dim=1)
+        return torch.cat([background, kidney + other, tumour, kidney + cyst], dim=1)
