@@ -25,7 +25,7 @@ LEAST_PLACE = 0.6
 FAR_APART_MM = 100.0
 """How far one kidney's centre hardly ever lies above the other's."""
 SPINE_DEPTH = 0.45
-"""How far behind the body's front, of the way to its back, the spine lies at least: in 27 scans 0.58 to 0.79 (HU over 250)."""
+"""How far behind the body's front, of the way to its back, the spine lies at least: in 27 scans 0.58 to 0.79."""
 USUAL_HU = (0.0, 350.0)
 """The middle HU of kidneys."""
 

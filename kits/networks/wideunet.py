@@ -1,4 +1,4 @@
-"""Wide-UNet: our own. The Res-UNet's form, begun at half resolution and wider. 3.15 M parameters, and 0.16 M for cysts.
+"""Wide-UNet: our own. The Res-UNet's form, begun at half resolution and wider. 3.15 M parameters, 3.30 M with cysts.
 
 At full resolution the Res-UNet spends half of its time on a few channels of many pixels, waiting for memory. Here a
 strided stem folds the slice's detail into 32 channels, skips are added instead of concatenated, and the last
