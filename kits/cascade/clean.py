@@ -185,8 +185,8 @@ def cysts_to_kidney(found: Labelled) -> None:
 RULES: tuple[Rule, ...] = (
     cut_necks,
     keep_kidneys,
+    small_tumours_to_kidney,  # before a cyst beside one makes it larger
     masses_of_one_kind,
-    small_tumours_to_kidney,
     water_to_cyst,
     cysts_to_kidney,
 )
